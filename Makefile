@@ -1,0 +1,30 @@
+PYTHON ?= python3.11
+BIN := .venv/bin
+# Real movies for the tests and benchmarks that want them; without the folder those tests are skipped.
+DATA ?= ../shared/data
+
+.PHONY: demo test check bench clean
+
+# The stamp is the whole rule: make does nothing here unless a requirement changed.
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/.installed
+	$(BIN)/python jobs/pipeline.py configs/pipeline/demo.yaml output=runs/demo
+
+test: .venv/.installed
+	MMGENRE_DATA=$(DATA) $(BIN)/python -m pytest
+
+check: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.installed
+	$(BIN)/python bench/catalog.py
+
+clean:
+	rm -rf .venv runs

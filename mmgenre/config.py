@@ -1,0 +1,166 @@
+"""Typed configs: a YAML file plus `dotted.key=value` overrides, every wrong field reported at once."""
+
+import argparse
+import difflib
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mmgenre.errors import InputError
+
+C = TypeVar("C", bound="Config")
+QUOTE = "'"
+
+
+class Config(BaseModel):
+    """Frozen settings of one thing; unknown fields are refused, `build()` (where there is one) makes the thing."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        coerce_numbers_to_str=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+    )
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """The config in a YAML file, with overrides such as `optimizer.lr_head=1e-3` applied.
+
+        Raises:
+            InputError: no such file, not YAML, or wrong fields: all of them, each with its path.
+        """
+        values = _read_yaml(Path(path))
+        for override in overrides:
+            _apply(values, override)
+        return cls.parse(values, where=str(path))
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], where: str) -> Self:
+        """Validate plain values; `where` names their origin in the error."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise InputError(_explain(cls, error, where)) from None
+
+    def to_settings(self, *, without: Iterable[str] = ()) -> dict[str, Any]:
+        """The fields as JSON values, less some: what a manifest records."""
+        return self.model_dump(mode="json", exclude=set(without))
+
+
+def parse_args(config_type: type[C], arguments: Sequence[str] | None = None) -> C:
+    """Read `CONFIG.yaml [dotted.key=value ...]` from the command line."""
+    parser = argparse.ArgumentParser(
+        description=(config_type.__doc__ or "").splitlines()[0],
+        epilog="fields: " + ", ".join(_describe(name, field) for name, field in config_type.model_fields.items()),
+    )
+    parser.add_argument("config", help="a YAML file, such as configs/<job>/default.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="dotted.key=value", help="replaces one field of the file")
+    parsed = parser.parse_args(arguments)
+    return config_type.load(parsed.config, parsed.overrides)
+
+
+def _describe(name: str, field: Any) -> str:
+    return f"{name} (required)" if field.is_required() else name
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        beside = sorted(str(sibling) for sibling in path.parent.glob("*.yaml"))
+        choices = f"; beside it: {', '.join(beside)}" if beside else ""
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a YAML config{choices}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds a {type(values).__name__}; expected `field: value` lines")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one dotted key in nested dicts, making those that lack."""
+    key, equals, text = override.partition("=")
+    if not (key and equals):
+        raise InputError(f"{override!r}: expected dotted.key=value, such as output=runs/first")
+    *parents, last = key.split(".")
+    for depth, parent in enumerate(parents, start=1):
+        if values.get(parent) is None:
+            values[parent] = {}
+        values = values[parent]
+        if not isinstance(values, dict):
+            raise InputError(f"{override!r}: {'.'.join(parents[:depth])} has no fields below it")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        values[last] = text
+
+
+def _explain(config_type: type[Config], error: ValidationError, where: str) -> str:
+    lines = [_explain_one(config_type, problem) for problem in error.errors(include_url=False)]
+    if len(lines) == 1:
+        return f"{where}: {lines[0]}"
+    return "\n  ".join([f"{where}: {len(lines)} fields are wrong", *lines])
+
+
+def _explain_one(config_type: type[Config], problem: Any) -> str:
+    *parents, name = problem["loc"] or ("",)
+    path, holders = _resolve(config_type, parents)
+    dotted = ".".join([*path, str(name)])
+    match problem["type"]:
+        case "extra_forbidden":
+            fields = sorted({field for holder in holders for field in holder.model_fields})
+            near = difflib.get_close_matches(str(name), fields, n=1)
+            guess = f"did you mean {near[0]}? " if near else ""
+            return f"{dotted}: unknown field; {guess}fields here: {', '.join(fields)}"
+        case "missing":
+            return f"{dotted}: missing; give it as {dotted}=VALUE or in the file"
+        case "union_tag_invalid":
+            tag, discriminator, choices = (problem["ctx"][key] for key in ("tag", "discriminator", "expected_tags"))
+            return f"{dotted}.{discriminator.strip(QUOTE)}: {tag!r} is none of {choices}"
+        case "value_error":
+            return f"{dotted}: {problem['ctx']['error']}" if dotted else str(problem["ctx"]["error"])
+        case _:
+            return f"{dotted}: {problem['msg']}, found {problem['input']!r}"
+
+
+def _resolve(config_type: type[Config], location: Iterable[int | str]) -> tuple[list[str], list[type[Config]]]:
+    """The path a person would type for a pydantic location, and the configs that stand there.
+
+    Pydantic puts the tag of a discriminated union into the location; a person does not.
+    """
+    path: list[str] = []
+    holders = [config_type]
+    for part in location:
+        annotations = [holder.model_fields[part].annotation for holder in holders if part in holder.model_fields]
+        tagged = [holder for holder in holders if part in _tags(holder)]
+        if annotations:
+            path.append(str(part))
+            holders = [found for annotation in annotations for found in _configs_in(annotation)]
+        elif tagged:
+            holders = tagged
+        else:
+            path.append(str(part))
+    return path, holders
+
+
+def _tags(config_type: type[Config]) -> set[Any]:
+    """The values that mark this config in a discriminated union."""
+    return {
+        value
+        for field in config_type.model_fields.values()
+        if typing.get_origin(field.annotation) is typing.Literal
+        for value in typing.get_args(field.annotation)
+    }
+
+
+def _configs_in(annotation: Any) -> list[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [annotation]
+    return [found for argument in typing.get_args(annotation) for found in _configs_in(argument)]

@@ -1,0 +1,98 @@
+"""The tables that cross the borders between stages, and the statuses their rows can have."""
+
+from enum import StrEnum
+
+import numpy as np
+import pyarrow as pa
+
+from mmgenre.genres import GENRES
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+_PER_GENRE = pa.list_(pa.field("element", pa.float32()), len(GENRES))
+
+CATALOG = pa.schema(
+    [
+        _required("imdb_id", pa.string()),
+        _required("title", pa.string()),
+        pa.field("year", pa.int16()),
+        # int32: IMDb lists works of more than 32,767 minutes.
+        pa.field("runtime", pa.int32()),
+        _required("genres", pa.list_(pa.string())),
+    ]
+)
+ENRICHED = pa.schema(
+    [
+        _required("imdb_id", pa.string()),
+        _required("provider", pa.string()),
+        _required("status", pa.string()),
+        pa.field("provider_id", pa.string()),
+        pa.field("plot", pa.string()),
+        pa.field("language", pa.string()),
+        pa.field("poster_url", pa.string()),
+        pa.field("detail", pa.string()),
+        _required("fetched_at", pa.timestamp("s", tz="UTC")),
+    ]
+)
+MOVIES = pa.schema(
+    [
+        _required("imdb_id", pa.string()),
+        _required("split", pa.string()),
+        _required("title", pa.string()),
+        pa.field("plot", pa.string()),
+        pa.field("image", pa.binary()),
+        _required("labels", _PER_GENRE),
+    ]
+)
+PREDICTIONS = pa.schema(
+    [
+        _required("imdb_id", pa.string()),
+        _required("status", pa.string()),
+        pa.field("probabilities", _PER_GENRE),
+        pa.field("genres", pa.list_(pa.string())),
+        pa.field("detail", pa.string()),
+    ]
+)
+SPLITS = ("train", "val", "test")
+
+
+class EnrichStatus(StrEnum):
+    """What became of asking a provider for one title."""
+
+    OK = "ok"
+    NOT_FOUND = "not_found"
+    UNREACHABLE = "unreachable"
+
+
+class PredictStatus(StrEnum):
+    """What a movie's prediction rests on."""
+
+    TEXT_AND_POSTER = "text_and_poster"
+    TEXT_ONLY = "text_only"
+    POSTER_ONLY = "poster_only"
+    NO_INPUT = "no_input"
+    ERROR = "error"
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly the schema's columns, in its order and types.
+
+    Only `cast` refuses nulls in non-null fields; `from_pylist` and `validate` let them through.
+
+    Raises:
+        pa.ArrowInvalid, KeyError: a column is missing, of another kind, or null where it may not be.
+    """
+    return table.select(schema.names).cast(schema)
+
+
+def per_genre(values: np.ndarray, valid: np.ndarray | None = None) -> pa.FixedSizeListArray:
+    """Shape (N, 9) floats as the column type of labels and probabilities; rows where `valid` is false are null.
+
+    Built by hand because a 2-D numpy column written by Ray becomes a type only Ray can read.
+    """
+    mask = None if valid is None else pa.array(~valid)
+    flat = pa.array(values.astype(np.float32).ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, type=_PER_GENRE, mask=mask)

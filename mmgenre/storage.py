@@ -1,0 +1,109 @@
+"""Files by path or URI: local, S3, GCS and HDFS through pyarrow, every other scheme through fsspec."""
+
+import hashlib
+import os
+import uuid
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import fs
+
+from mmgenre.errors import InputError
+
+
+def resolve(location: str) -> tuple[fs.FileSystem, str]:
+    """The filesystem a path or URI lives on, and its path there.
+
+    Raises:
+        InputError: no filesystem is known for the URI.
+    """
+    if "://" not in location:
+        return fs.LocalFileSystem(), str(Path(location).expanduser().absolute())
+    try:
+        return fs.FileSystem.from_uri(location)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return _resolve_by_fsspec(location)
+
+
+def _resolve_by_fsspec(location: str) -> tuple[fs.FileSystem, str]:
+    import fsspec  # noqa: PLC0415 - slow to import, and rarely needed
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(location)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{location}: {error}; expected a local path or a URI such as s3://bucket/key") from None
+    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
+
+
+def join(location: str, *names: str) -> str:
+    """A location below another."""
+    return "/".join([location.rstrip("/") or "/", *names])
+
+
+def kind(location: str) -> fs.FileType:
+    """Whether a file, a directory or nothing is there."""
+    filesystem, path = resolve(location)
+    return filesystem.get_file_info(path).type
+
+
+def require_file(location: str, what: str) -> None:
+    """Raise InputError unless a file is there; `what` says what was expected."""
+    found = kind(location)
+    if found == fs.FileType.Directory:
+        raise InputError(f"{location}: is a directory; expected {what}")
+    if found == fs.FileType.NotFound:
+        raise InputError(f"{location}: no such file; expected {what}")
+
+
+def names_in(directory: str) -> list[str]:
+    """Base names in a directory, sorted; empty when there is no such directory."""
+    filesystem, path = resolve(directory)
+    infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in infos)
+
+
+def read_bytes(location: str) -> bytes:
+    """A whole file."""
+    filesystem, path = resolve(location)
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read()
+
+
+def write_bytes(location: str, content: bytes | pa.Buffer) -> None:
+    """Write a whole file, or nothing: a reader never sees half of it.
+
+    Local files are renamed into place; object stores show an object only when it is whole.
+    """
+    filesystem, path = resolve(location)
+    parent, _, name = path.rpartition("/")
+    filesystem.create_dir(parent or "/", recursive=True)
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(content)
+        return
+    temporary = Path(parent, f".{name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)  # noqa: PTH105 - the target is a plain string
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def delete(location: str) -> None:
+    """Remove a file or a directory with all it holds; nothing there is fine."""
+    filesystem, path = resolve(location)
+    found = filesystem.get_file_info(path).type
+    if found == fs.FileType.Directory:
+        filesystem.delete_dir(path)
+    elif found == fs.FileType.File:
+        filesystem.delete_file(path)
+
+
+def fingerprint(location: str) -> str:
+    """What tells one version of a file from another: its content if local, its size and time if remote."""
+    filesystem, path = resolve(location)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    info = filesystem.get_file_info(path)
+    return f"{info.size}-{info.mtime_ns}"
