@@ -4,27 +4,35 @@ import logging
 import os
 
 import ray
+import ray.data
 
 from mmgenre.errors import InputError
+
+# CPUs of a process that mostly waits for disk or network; the rest is for those that compute.
+SHARE_OF_WAITING = 0.25
 
 
 def connect() -> None:
     """Join the cluster named by the environment, or start one on this machine; twice is once."""
     if ray.is_initialized():
         return
-    # Ray's own default prints every operator's progress and a banner for each actor; jobs print one line a stage.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
-    ray.init(include_dashboard=False if _is_local() else None, logging_level=logging.WARNING, log_to_driver=True)
-    quieten_data()
+    is_local = _is_local()
+    if is_local:
+        # The driver's own C++ core complains of an actor that Ray Data itself makes.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # What actors print stays in Ray's logs: people read the lines that the driver prints, and its errors.
+    ray.init(include_dashboard=False if is_local else None, logging_level=logging.ERROR, log_to_driver=False)
+    _configure_data()
 
 
-def quieten_data() -> None:
-    """Ray Data writes its plan and bars to the driver's log; the stages print their own lines."""
+def _configure_data() -> None:
     context = ray.data.DataContext.get_current()
+    # Ray Data writes its plan and bars to the driver's log; the stages print their own lines.
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # The newer reader lists files in a task that wants a whole CPU: with an actor on each, it never gets one.
+    context.use_datasource_v2 = False
 
 
 def _is_local() -> bool:

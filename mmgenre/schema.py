@@ -89,10 +89,17 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def per_genre(values: np.ndarray, valid: np.ndarray | None = None) -> pa.FixedSizeListArray:
-    """Shape (N, 9) floats as the column type of labels and probabilities; rows where `valid` is false are null.
+    """Shape (N, 9) floats as the column type of labels and probabilities.
 
-    Built by hand because a 2-D numpy column written by Ray becomes a type only Ray can read.
+    Where `valid`, shape (N,), is false, the nine elements are null and not the list: pyarrow writes null lists of a
+    fixed size and then cannot read them (apache/arrow#35692). Built by hand because a 2-D numpy column written by Ray
+    becomes a type that only Ray can read.
     """
-    mask = None if valid is None else pa.array(~valid)
-    flat = pa.array(values.astype(np.float32).ravel())
-    return pa.FixedSizeListArray.from_arrays(flat, type=_PER_GENRE, mask=mask)
+    mask = None if valid is None else np.repeat(~valid, len(GENRES))
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float32).ravel(), mask=mask), type=_PER_GENRE)
+
+
+def from_per_genre(column: pa.ChunkedArray) -> np.ndarray:
+    """The column of labels or probabilities as float32, shape (N, 9); null elements become NaN."""
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.astype(np.float32).reshape(-1, len(GENRES))

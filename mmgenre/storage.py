@@ -1,8 +1,11 @@
 """Files by path or URI: local, S3, GCS and HDFS through pyarrow, every other scheme through fsspec."""
 
+import contextlib
 import hashlib
 import os
+import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,6 +38,11 @@ def _resolve_by_fsspec(location: str) -> tuple[fs.FileSystem, str]:
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
 
 
+def absolute(location: str) -> str:
+    """The location as another process on this machine finds it, whatever its working directory."""
+    return location if "://" in location else str(Path(location).expanduser().absolute())
+
+
 def join(location: str, *names: str) -> str:
     """A location below another."""
     return "/".join([location.rstrip("/") or "/", *names])
@@ -56,8 +64,14 @@ def require_file(location: str, what: str) -> None:
 
 
 def names_in(directory: str) -> list[str]:
-    """Base names in a directory, sorted; empty when there is no such directory."""
+    """Base names in a directory, sorted; empty when there is no such directory.
+
+    Raises:
+        InputError: it is a file.
+    """
     filesystem, path = resolve(directory)
+    if filesystem.get_file_info(path).type == fs.FileType.File:
+        raise InputError(f"{directory}: is a file; expected a folder")
     infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return sorted(info.base_name for info in infos)
 
@@ -65,7 +79,8 @@ def names_in(directory: str) -> list[str]:
 def read_bytes(location: str) -> bytes:
     """A whole file."""
     filesystem, path = resolve(location)
-    with filesystem.open_input_stream(path) as stream:
+    # Without compression=None, pyarrow would unpack, and pack, what is named .gz.
+    with filesystem.open_input_stream(path, compression=None) as stream:
         return stream.read()
 
 
@@ -78,7 +93,7 @@ def write_bytes(location: str, content: bytes | pa.Buffer) -> None:
     parent, _, name = path.rpartition("/")
     filesystem.create_dir(parent or "/", recursive=True)
     if not isinstance(filesystem, fs.LocalFileSystem):
-        with filesystem.open_output_stream(path) as stream:
+        with filesystem.open_output_stream(path, compression=None) as stream:
             stream.write(content)
         return
     temporary = Path(parent, f".{name}.{uuid.uuid4().hex}")
@@ -87,6 +102,25 @@ def write_bytes(location: str, content: bytes | pa.Buffer) -> None:
         os.replace(temporary, path)  # noqa: PTH105 - the target is a plain string
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def upload(directory: Path, location: str) -> None:
+    """Copy a local directory's files and folders to a location."""
+    filesystem, path = resolve(location)
+    filesystem.create_dir(path, recursive=True)
+    fs.copy_files(str(directory), path, fs.LocalFileSystem(), filesystem)
+
+
+@contextlib.contextmanager
+def local_copy(location: str) -> Iterator[Path]:
+    """The directory itself if it is local, else a copy of it that goes away afterwards."""
+    filesystem, path = resolve(location)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as copy:
+        fs.copy_files(path, copy, filesystem, fs.LocalFileSystem())
+        yield Path(copy)
 
 
 def delete(location: str) -> None:

@@ -1,0 +1,10 @@
+"""Turn an IMDb dump into a catalogue.
+
+python jobs/catalog.py configs/catalog/default.yaml input=title.basics.tsv.gz output=runs/catalog
+"""
+
+from mmgenre.catalog import CatalogConfig, catalog, describe
+from mmgenre.job import run
+
+if __name__ == "__main__":
+    run(CatalogConfig, lambda config: describe(catalog(config)))

@@ -1,0 +1,11 @@
+"""Join catalogue and plots, label them, and split them.
+
+ray job submit --working-dir . -- \\
+    python jobs/dataset.py configs/dataset/default.yaml catalog=DIR enriched=DIR output=DIR
+"""
+
+from mmgenre.dataset import DatasetConfig, build_dataset
+from mmgenre.job import run
+
+if __name__ == "__main__":
+    run(DatasetConfig, build_dataset)

@@ -1,0 +1,10 @@
+"""Run the whole line from one file: dump, plots, dataset, training, tags, scores.
+
+ray job submit --working-dir . -- python jobs/pipeline.py configs/pipeline/demo.yaml output=DIR
+"""
+
+from mmgenre.job import run
+from mmgenre.pipeline import PipelineConfig, run_pipeline
+
+if __name__ == "__main__":
+    run(PipelineConfig, run_pipeline)

@@ -1,0 +1,124 @@
+"""Plots as token ids: the tokenizer, and batches padded to their longest plot."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from mmgenre.errors import InputError
+
+# A token spans few characters: text beyond this many per token would be cut off anyway.
+_CHARACTERS_PER_TOKEN = 64
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """N plots as one flat array: plot i is ids[offsets[i]:offsets[i + 1]].
+
+    Args:
+        ids: int32, all plots one after the other.
+        offsets: int64, shape (N + 1,).
+        padding: the id that fills short rows up.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    padding: int
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Shape (N,): tokens of each plot."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray) -> "Tokens":
+        """Some of the plots, in the order of the rows."""
+        parts = [self.ids[self.offsets[row] : self.offsets[row + 1]] for row in rows]
+        ids = np.concatenate([self.ids[:0], *parts])
+        return Tokens(ids, np.cumsum([0, *map(len, parts)], dtype=np.int64), self.padding)
+
+    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask`, int64, shape (B, T), T the longest of the rows."""
+        lengths = self.lengths[rows]
+        columns = np.arange(max(1, lengths.max(initial=1)))
+        mask = columns < lengths[:, None]
+        input_ids = np.full(mask.shape, self.padding, np.int64)
+        input_ids[mask] = self.take(rows).ids
+        return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+
+
+class TextEncoder:
+    """Tokenizes plots, cut off at max_length tokens, special ones included.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        max_length: tokens.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int):
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    def encode(self, plots: Sequence[str]) -> Tokens:
+        """Token ids of N plots."""
+        if not plots:
+            return Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64), self.tokenizer.pad_token_id)
+        short = [plot[: self.max_length * _CHARACTERS_PER_TOKEN] for plot in plots]
+        rows = self.tokenizer(short, truncation=True, max_length=self.max_length, return_attention_mask=False)
+        ids = [np.asarray(row, np.int32) for row in rows["input_ids"]]
+        offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
+        return Tokens(np.concatenate(ids), offsets, self.tokenizer.pad_token_id)
+
+    def save(self, directory: Path) -> None:
+        """Write the tokenizer's own files."""
+        self.tokenizer.save_pretrained(directory)
+
+
+def load_tokenizer(source: str) -> Any:
+    """The fast tokenizer of a hub name or a local folder.
+
+    Raises:
+        InputError: it cannot be had; says how to go on without a hub.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: PLC0415 - slow to import
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(unavailable("model.tokenizer", source, error)) from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise InputError(f"model.tokenizer: {source}: has no fast tokenizer (tokenizer.json); choose one that has")
+    return tokenizer
+
+
+def unavailable(field: str, source: str, error: Exception) -> str:
+    """One line for a model or tokenizer that could not be loaded."""
+    reason = " ".join(str(error).split())
+    reason = reason if len(reason) < 200 else f"{reason[:200]}…"
+    return (
+        f"{field}: {source!r} could not be loaded ({reason}); offline, give a local folder in Hugging Face format, "
+        "or model.pretrained=none with model.architecture for random weights"
+    )
+
+
+def learn_tokenizer(plots: Iterable[str], vocab_size: int) -> Any:
+    """A lower-case WordPiece tokenizer (BERT's kind) learned from plots.
+
+    Source: Wu et al. 2016, arXiv:1609.08144.
+    """
+    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415 - slow to import
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 - not a password
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(_SPECIAL), show_progress=False)
+    tokenizer.train_from_iterator(plots, trainer)
+    cls, sep = _SPECIAL.index("[CLS]"), _SPECIAL.index("[SEP]")
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), _SPECIAL, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)

@@ -1,0 +1,141 @@
+"""The baseline: TF-IDF of words and word pairs, one logistic regression for each genre."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from mmgenre.genres import GENRES
+from mmgenre.models.genre_model import Batch, FittedAtOnce, GenreModel
+
+_VOCABULARY = "vocabulary.json"
+
+
+class TfidfConfig(FittedAtOnce):
+    """Sublinear TF-IDF of word n-grams without stop words, and balanced L2-regularised logistic regressions."""
+
+    family: Literal["tfidf"] = "tfidf"
+    max_ngram: int = Field(2, ge=1, le=5, description="longest word sequence that is a term")
+    min_df: int = Field(2, ge=1, description="movies a term must occur in")
+    max_terms: int = Field(200_000, gt=0, description="most frequent terms kept")
+    c: float = Field(1.0, gt=0, description="inverse strength of the L2 penalty")
+
+    def fit(self, plots: Sequence[str], labels: np.ndarray) -> "Tfidf":
+        """The fitted model; labels has shape (N, 9). A genre without both kinds of rows keeps its base rate."""
+        vectorizer = TfidfVectorizer(
+            ngram_range=(1, self.max_ngram),
+            min_df=min(self.min_df, len(plots)),
+            max_features=self.max_terms,
+            **_FIXED,
+        )
+        rows = vectorizer.fit_transform(plots)
+        terms = vectorizer.get_feature_names_out().tolist()
+        model = Tfidf(self, terms, vectorizer.idf_.tolist())
+        for column in range(len(GENRES)):
+            _fit_genre(model.head, column, rows, labels[:, column], self.c)
+        return model
+
+    def restore(self, assets: Path) -> "Tfidf":
+        """The model's structure from a checkpoint's assets; its weights are loaded afterwards."""
+        vocabulary = json.loads((assets / _VOCABULARY).read_text(encoding="utf-8"))
+        return Tfidf(self, vocabulary["terms"], vocabulary["idf"])
+
+
+_FIXED: dict[str, Any] = {
+    "sublinear_tf": True,
+    "strip_accents": "unicode",
+    "stop_words": "english",
+    "dtype": np.float32,
+}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """N plots as rows of a sparse matrix of shape (N, V), L2-normalised."""
+
+    matrix: sparse.csr_matrix
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Shape (N,): terms of each plot."""
+        return np.diff(self.matrix.indptr)
+
+    def take(self, rows: np.ndarray) -> "Terms":
+        """Some of the plots, in the order of the rows."""
+        return Terms(self.matrix[rows])
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """`terms`: sparse, float32, shape (B, V)."""
+        part = self.take(rows).matrix.tocoo()
+        where = torch.from_numpy(np.stack([part.row, part.col]).astype(np.int64))
+        values = torch.from_numpy(part.data)
+        return {"terms": torch.sparse_coo_tensor(where, values, part.shape, check_invariants=False)}
+
+
+class TermEncoder:
+    """Plots as TF-IDF rows.
+
+    Args:
+        terms: V words and word sequences, in column order.
+        idf: V inverse document frequencies.
+        max_ngram: longest sequence among the terms.
+    """
+
+    def __init__(self, terms: list[str], idf: list[float], max_ngram: int):
+        self.terms = terms
+        self.idf = idf
+        vocabulary = {term: column for column, term in enumerate(terms)}
+        self._vectorizer = TfidfVectorizer(vocabulary=vocabulary, ngram_range=(1, max_ngram), **_FIXED)
+        self._vectorizer.idf_ = np.asarray(idf)
+
+    def encode(self, plots: Sequence[str]) -> Terms:
+        """TF-IDF rows of N plots."""
+        return Terms(self._vectorizer.transform(plots).tocsr())
+
+
+class Tfidf(GenreModel):
+    """Nine logistic regressions on TF-IDF rows; V terms are its features."""
+
+    encoder: TermEncoder
+
+    def __init__(self, config: TfidfConfig, terms: list[str], idf: list[float]):
+        super().__init__()
+        self.feature_dim = len(terms)
+        self.encoder = TermEncoder(terms, idf, config.max_ngram)
+        self.head = nn.Linear(len(terms), len(GENRES))
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """The TF-IDF rows themselves, shape (B, V), sparse."""
+        return batch["terms"]
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits, shape (B, 9)."""
+        # Sparse products exist in fp32 only, and cost next to nothing.
+        with torch.autocast(self.head.weight.device.type, enabled=False):
+            return self.features(batch) @ self.head.weight.T + self.head.bias
+
+    def save_assets(self, directory: Path) -> None:
+        """The terms and their inverse document frequencies."""
+        content = {"terms": self.encoder.terms, "idf": self.encoder.idf}
+        (directory / _VOCABULARY).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def _fit_genre(head: nn.Linear, column: int, rows: sparse.csr_matrix, labels: np.ndarray, c: float) -> None:
+    """Fit one genre's row of the head."""
+    rate = labels.mean()
+    weight, bias = torch.zeros(rows.shape[1]), torch.logit(torch.tensor(float(rate)), eps=1e-6)
+    if 0 < rate < 1:
+        fitted = LogisticRegression(C=c, class_weight="balanced", solver="liblinear", random_state=0).fit(rows, labels)
+        weight, bias = torch.from_numpy(fitted.coef_[0]).float(), torch.tensor(float(fitted.intercept_[0]))
+    with torch.no_grad():
+        head.weight[column] = weight
+        head.bias[column] = bias

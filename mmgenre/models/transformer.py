@@ -1,0 +1,149 @@
+"""Any Hugging Face text encoder with one linear head for the nine genres."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import nn
+
+from mmgenre.errors import InputError
+from mmgenre.genres import GENRES
+from mmgenre.models.genre_model import Batch, GenreModel, TrainedByGradient
+from mmgenre.models.text import TextEncoder, learn_tokenizer, load_tokenizer, unavailable
+
+
+class TransformerConfig(TrainedByGradient):
+    """A pretrained encoder by hub name or local folder, or one of random weights by its architecture."""
+
+    family: Literal["transformer"] = "transformer"
+    pretrained: str | None = Field(
+        "google/electra-small-discriminator", description="hub name or local folder; none: random weights"
+    )
+    architecture: dict[str, Any] | None = Field(
+        None, description="transformers' config of the random weights, with its model_type; only without pretrained"
+    )
+    tokenizer: str | None = Field(
+        None, description="hub name or local folder; null: pretrained's, else one learned from the training plots"
+    )
+    vocab_size: int = Field(8000, gt=100, description="words and word pieces of a learned tokenizer")
+    max_length: int = Field(256, ge=8, description="tokens; longer plots are cut off")
+    pooling: Literal["mean", "first"] = Field("mean", description="of the token vectors; first: the [CLS] token's")
+    dropout: float = Field(0.1, ge=0, lt=1, description="before the head")
+    frozen_layers: int = Field(0, ge=0, description="layers from the bottom that stay as they are, with the embeddings")
+
+    @field_validator("pretrained", mode="before")
+    @classmethod
+    def _none_is_null(cls, value: Any) -> Any:
+        return None if value == "none" else value
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.pretrained is None and "model_type" not in (self.architecture or {}):
+            raise ValueError("pretrained is none, so architecture must say model_type (such as electra) and its sizes")
+        if self.pretrained is not None and self.architecture is not None:
+            raise ValueError("architecture is for random weights; give pretrained=none with it, or leave it out")
+        return self
+
+    def build(self, plots: Sequence[str]) -> "Transformer":
+        """A model ready to be trained; the plots are what a tokenizer is learned from, where none is given.
+
+        Raises:
+            InputError: weights or tokenizer cannot be had, or the architecture is not one of transformers'.
+        """
+        source = self.tokenizer or self.pretrained
+        tokenizer = load_tokenizer(source) if source else learn_tokenizer(plots, self.vocab_size)
+        backbone = _pretrained(self.pretrained) if self.pretrained else _random(self.architecture or {}, tokenizer)
+        return Transformer(self, backbone, tokenizer)
+
+    def restore(self, assets: Path) -> "Transformer":
+        """The model's structure from a checkpoint's assets; its weights are loaded afterwards."""
+        from transformers import AutoConfig, AutoModel  # noqa: PLC0415 - slow to import
+
+        backbone = AutoModel.from_config(AutoConfig.from_pretrained(assets))
+        return Transformer(self, backbone, load_tokenizer(str(assets)))
+
+
+class Transformer(GenreModel):
+    """Token vectors of a backbone, pooled, dropped out, and mapped to nine logits.
+
+    Args:
+        config: pooling, dropout, frozen layers.
+        backbone: a transformers model whose output has `last_hidden_state` (B, T, D).
+        tokenizer: its fast tokenizer.
+    """
+
+    encoder: TextEncoder
+
+    def __init__(self, config: TransformerConfig, backbone: Any, tokenizer: Any):
+        super().__init__()
+        # A pooler nobody asks would have no gradient, which DDP takes for a mistake.
+        if getattr(backbone, "pooler", None) is not None:
+            backbone.pooler = None
+        longest = getattr(backbone.config, "max_position_embeddings", config.max_length)
+        self.encoder = TextEncoder(tokenizer, min(config.max_length, longest))
+        self.feature_dim = int(backbone.config.hidden_size)
+        self.backbone = backbone
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(self.feature_dim, len(GENRES))
+        self._pooling = config.pooling
+        _freeze(backbone, config.frozen_layers)
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """Pooled token vectors, shape (B, D)."""
+        hidden = self.backbone(**batch).last_hidden_state
+        if self._pooling == "first":
+            return hidden[:, 0]
+        mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+        return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits, shape (B, 9)."""
+        return self.head(self.dropout(self.features(batch)))
+
+    def save_assets(self, directory: Path) -> None:
+        """The tokenizer's files and the backbone's config."""
+        self.encoder.save(directory)
+        self.backbone.config.save_pretrained(directory)
+
+
+def _pretrained(source: str) -> Any:
+    from transformers import AutoModel  # noqa: PLC0415 - slow to import
+    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
+
+    disable_progress_bar()
+    try:
+        return AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(unavailable("model.pretrained", source, error)) from None
+
+
+def _random(architecture: dict[str, Any], tokenizer: Any) -> Any:
+    from transformers import AutoConfig, AutoModel  # noqa: PLC0415 - slow to import
+
+    sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id} | architecture
+    try:
+        return AutoModel.from_config(AutoConfig.for_model(**sizes))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"model.architecture: {' '.join(str(error).split())}") from None
+
+
+def _freeze(backbone: nn.Module, num_layers: int) -> None:
+    if num_layers == 0:
+        return
+    layers = _layers(backbone)
+    if num_layers > len(layers):
+        raise InputError(f"model.frozen_layers: {num_layers}, but the backbone has {len(layers)} layers; at most that")
+    embeddings = [module for name, module in backbone.named_children() if "embed" in name]
+    for module in [*embeddings, *layers[:num_layers]]:
+        module.requires_grad_(False)
+
+
+def _layers(backbone: nn.Module) -> nn.ModuleList:
+    """The stack of layers: transformers gives it another name in each family, but always one length."""
+    depth = backbone.config.num_hidden_layers  # type: ignore[union-attr]
+    stacks = [module for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
+    if not stacks:
+        raise InputError(f"model.frozen_layers: {type(backbone).__name__} has no stack of layers; use frozen_layers=0")
+    return stacks[0]

@@ -1,0 +1,82 @@
+"""A person's own file of movies, CSV, TSV or Parquet, as columns with our names."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from mmgenre import storage
+from mmgenre.errors import InputError
+
+# What people call our columns, the first that is there is taken.
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "imdb_id": ("imdb_id", "tconst", "id"),
+    "plot": ("plot", "overview", "synopsis", "description"),
+    "language": ("language", "original_language"),
+    "poster_url": ("poster_url", "poster"),
+    "provider_id": ("provider_id", "tmdb_id"),
+}
+_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
+
+
+def read_movies(location: str, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+    """Batches with the required columns and those optional ones that the file has, all of them text.
+
+    Raises:
+        InputError: no such file, a kind of file that is not read, a column missing or not text, a broken row.
+    """
+    storage.require_file(location, f"a file of movies ({', '.join(_SUFFIXES)})")
+    try:
+        batches = iter(_batches(location))
+        first = next(batches, None)
+        if first is None:
+            raise InputError(f"{location}: no rows in it; expected columns {', '.join(required)}")
+        columns = _choose(location, first.schema, required, optional)
+        yield _rename(first, columns)
+        for batch in batches:
+            yield _rename(batch, columns)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise InputError(f"{location}: {' '.join(str(error).split())}") from None
+
+
+def _batches(location: str) -> Iterator[pa.RecordBatch]:
+    filesystem, path = storage.resolve(location)
+    if not location.lower().endswith(_SUFFIXES):
+        raise InputError(f"{location}: unknown kind of file; expected one of {', '.join(_SUFFIXES)}")
+    if location.lower().endswith(".parquet"):
+        with filesystem.open_input_file(path) as file:
+            yield from pq.ParquetFile(file).iter_batches(batch_size=10_000)
+        return
+    with filesystem.open_input_stream(path) as stream:
+        delimiter = "\t" if ".tsv" in location.lower() else ","
+        yield from pacsv.open_csv(
+            stream,
+            parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            # Everything is text: a plot "1984" is no number, an id "0111161" keeps its zero.
+            convert_options=pacsv.ConvertOptions(
+                default_column_type=pa.string(), null_values=["", "\\N"], strings_can_be_null=True
+            ),
+        )
+
+
+def _choose(location: str, schema: pa.Schema, required: Sequence[str], optional: Sequence[str]) -> dict[str, str]:
+    """Our name → the file's name of each column to read."""
+    chosen = {}
+    for name in (*required, *optional):
+        found = next((alias for alias in ALIASES.get(name, (name,)) if alias in schema.names), None)
+        if found is not None:
+            chosen[name] = found
+        elif name in required:
+            raise InputError(
+                f"{location}: no column {' or '.join(ALIASES.get(name, (name,)))}; found {', '.join(schema.names)}"
+            )
+    plot = schema.field(chosen["plot"]).type if "plot" in chosen else pa.string()
+    if not (pa.types.is_string(plot) or pa.types.is_large_string(plot) or pa.types.is_null(plot)):
+        raise InputError(f"{location}: column {chosen['plot']} is {plot}; expected text")
+    return chosen
+
+
+def _rename(batch: pa.RecordBatch, columns: dict[str, str]) -> pa.RecordBatch:
+    arrays = [batch.column(found).cast(pa.string()) for found in columns.values()]
+    return pa.RecordBatch.from_arrays(arrays, names=list(columns))

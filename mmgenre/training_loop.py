@@ -1,0 +1,240 @@
+"""What every training worker runs: epochs of DDP steps, validation of every row once, a checkpoint after each epoch."""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from pydantic import Field
+from ray.util.queue import Queue
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.utils.tensorboard import SummaryWriter
+
+from mmgenre import checkpoint, training_state
+from mmgenre.batches import Plan, Step
+from mmgenre.config import Config
+from mmgenre.errors import InputError
+from mmgenre.genres import GENRES
+from mmgenre.inference import Precision, autocast, predict_logits, to_device
+from mmgenre.metrics import scores
+from mmgenre.models import Encoded, GenreModel
+from mmgenre.optimizer import OptimizerConfig
+from mmgenre.thresholds import best_thresholds, decide, probabilities
+from mmgenre.training_state import Epoch, Progress
+
+
+class FitConfig(Config):
+    """How a model is fitted by gradient."""
+
+    epochs: int = Field(5, ge=1, description="passes over the training rows, at the most")
+    batch_size: int = Field(16, ge=1, description="rows of one worker computed at once")
+    accumulate: int = Field(1, ge=1, description="batches in one optimizer step")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    precision: Precision = Field("auto", description="auto: bf16 where the hardware computes in it, else fp32")
+    score: Literal["macro_f1", "mean_average_precision"] = Field(
+        "mean_average_precision", description="of the validation split; the epoch with the best is kept"
+    )
+    patience: int = Field(3, ge=1, description="epochs without a better score after which training stops")
+    seed: int = Field(0, ge=0, description="of weights, order and dropout")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Encoded movies and their labels, shape (N, 9)."""
+
+    movies: Encoded
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a worker needs.
+
+    Args:
+        config: how to fit.
+        initial: checkpoint folder with the untrained model.
+        splits: reference to {"train": Split, "val": Split} in the object store.
+        tensorboard: folder for TensorBoard's event files.
+        lines: takes what the person at the terminal should read.
+    """
+
+    config: FitConfig
+    initial: str
+    splits: Any
+    tensorboard: str
+    lines: Queue
+
+
+def training_loop(arguments: dict[str, Task]) -> None:
+    """Run by each worker of Ray Train; goes on from the last epoch that was reported."""
+    worker = _Worker(arguments["task"])
+    while worker.wants_another_epoch():
+        worker.run_epoch()
+
+
+class _Worker:
+    def __init__(self, task: Task):
+        context = ray.train.get_context()
+        self._config = task.config
+        self._rank, self._world = context.get_world_rank(), context.get_world_size()
+        self._device = ray.train.torch.get_device()
+        torch.set_float32_matmul_precision("high")
+        splits = ray.get(task.splits)
+        self._train, self._val = splits["train"], splits["val"]
+        self._plan = Plan(task.config.batch_size, task.config.accumulate, self._world, task.config.seed)
+        self._steps_per_epoch = self._plan.num_steps(len(self._train.labels))
+        self._model: GenreModel = checkpoint.load(task.initial)[1]
+        self._model.to(self._device)
+        self._optimizer, self._schedule = task.config.optimizer.build(
+            self._model, task.config.epochs * self._steps_per_epoch
+        )
+        self._progress = self._resume()
+        self._parallel: Any = ray.train.torch.prepare_model(self._model, move_to_device=False)
+        self._journal = Journal(task, self._progress.steps) if self._rank == 0 else None
+
+    def _resume(self) -> Progress:
+        found = ray.train.get_checkpoint()
+        if found is None:
+            return Progress()
+        with found.as_directory() as folder:
+            return training_state.load(Path(folder), self._model, self._optimizer, self._schedule)
+
+    def wants_another_epoch(self) -> bool:
+        exhausted = self._progress.exhausted(self._config.score, self._config.patience)
+        return len(self._progress.history) < self._config.epochs and not exhausted
+
+    def run_epoch(self) -> None:
+        began = time.monotonic()
+        number = len(self._progress.history)
+        # Seeded by epoch, so that an epoch run again after a crash is the same epoch.
+        torch.manual_seed(hash((self._config.seed, number, self._rank)) % 2**31)
+        self._parallel.train()
+        losses = [
+            self._step(step, number * self._steps_per_epoch + index)
+            for index, step in enumerate(self._plan.steps(self._train.movies.lengths, number, self._rank))
+        ]
+        learned = time.monotonic()
+        logits = self._validate()
+        epoch = Epoch(
+            epoch=number + 1,
+            loss=float(np.mean(losses)),
+            rows_per_second=len(self._train.labels) / (learned - began),
+            seconds=time.monotonic() - began,
+            **validation_scores(logits, self._val.labels),
+        )
+        self._progress = Progress(steps=self._progress.steps + len(losses), history=(*self._progress.history, epoch))
+        self._report(logits)
+        if self._journal is not None:
+            self._journal.write_epoch(epoch, self._progress.steps)
+
+    def _step(self, step: Step, number: int) -> float:
+        """One optimizer step; returns the mean loss over the rows of all workers."""
+        total = torch.zeros((), device=self._device)
+        for index, rows in enumerate(step.batches):
+            with self._synchronised(last=index == len(step.batches) - 1):
+                loss = self._loss(rows) / (step.num_rows * len(GENRES))
+                # DDP divides the sum of the workers' gradients by their number.
+                (loss * self._world).backward()
+            total += loss.detach()
+        clip = self._config.optimizer.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), float("inf") if clip is None else clip)
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        dist.all_reduce(total)
+        if not torch.isfinite(total):
+            raise InputError(
+                f"training diverged at step {number + 1}: the loss is {total.item()}; lower optimizer.lr_*"
+            )
+        if self._journal is not None:
+            self._journal.write_step(
+                number, {"loss": total.item(), "gradient_norm": norm.item()}, self._schedule.get_last_lr()
+            )
+        return total.item()
+
+    def _loss(self, rows: np.ndarray) -> torch.Tensor:
+        """Summed loss of this worker's rows; without any, zero times a row: DDP wants every worker's gradient."""
+        taken = rows if len(rows) else np.zeros(1, np.int64)
+        batch = to_device(self._train.movies.batch(taken), self._device)
+        labels = torch.from_numpy(self._train.labels[taken]).to(self._device, non_blocking=True)
+        with autocast(self._device, self._config.precision):
+            logits = self._parallel(batch)
+        loss = binary_cross_entropy_with_logits(logits.float(), labels, reduction="sum")
+        return loss if len(rows) else loss * 0
+
+    def _synchronised(self, *, last: bool) -> contextlib.AbstractContextManager:
+        """Workers exchange gradients only in the last batch of a step."""
+        return contextlib.nullcontext() if last or self._world == 1 else self._parallel.no_sync()
+
+    def _validate(self) -> np.ndarray:
+        """Logits of every validation row, shape (N, 9), the same on each worker, each row computed by one of them."""
+        num_rows = len(self._val.labels)
+        mine = np.arange(self._rank, num_rows, self._world)
+        self._model.eval()
+        part = predict_logits(self._model, self._val.movies.take(mine), self._device, self._config.precision)
+        parts: list[Any] = [None] * self._world
+        dist.all_gather_object(parts, part)
+        logits = np.zeros((num_rows, len(GENRES)), np.float32)
+        for rank, gathered in enumerate(parts):
+            logits[rank :: self._world] = gathered
+        return logits
+
+    def _report(self, logits: np.ndarray) -> None:
+        epoch = self._progress.history[-1]
+        metrics = epoch.model_dump()
+        if self._rank > 0:
+            ray.train.report(metrics)
+            return
+        with TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            training_state.save(folder, self._model, self._optimizer, self._schedule, self._progress)
+            training_state.save_logits(folder, logits)
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+class Journal:
+    """Rank 0's account of the training: TensorBoard events, and a printed line for each epoch."""
+
+    def __init__(self, task: Task, steps_done: int):
+        self._writer = SummaryWriter(task.tensorboard, purge_step=steps_done)
+        self._lines = task.lines
+        self._num_epochs = task.config.epochs
+
+    def write_step(self, number: int, values: dict[str, float], lrs: Sequence[float | torch.Tensor]) -> None:
+        """Losses and rates of one optimizer step, numbered from 0 over all epochs."""
+        rates = {"lr_backbone": lrs[0], "lr_head": lrs[-1]}
+        for name, value in (values | rates).items():
+            self._writer.add_scalar(f"train/{name}", value, number)
+
+    def write_epoch(self, epoch: Epoch, steps: int) -> None:
+        """An epoch's figures, after so many steps."""
+        for name, value in epoch.model_dump(exclude={"epoch"}).items():
+            self._writer.add_scalar(f"epoch/{name}", value, steps)
+        self._writer.flush()
+        left = (self._num_epochs - epoch.epoch) * epoch.seconds
+        self._lines.put(
+            f"epoch {epoch.epoch}/{self._num_epochs}: loss {epoch.loss:.4f}, val loss {epoch.val_loss:.4f}, "
+            f"val macro F1 {epoch.macro_f1:.3f}, val mAP {epoch.mean_average_precision:.3f}, "
+            f"{epoch.rows_per_second:.0f} rows/s, {left:.0f} s to go"
+        )
+
+
+def validation_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Validation loss and scores, the F1 at thresholds fitted on the same rows; arrays of shape (N, 9)."""
+    values = torch.from_numpy(logits), torch.from_numpy(labels)
+    chances = probabilities(logits, 1.0)
+    found = scores(chances, decide(chances, best_thresholds(chances, labels)), labels, 0.5)
+    return {
+        "val_loss": binary_cross_entropy_with_logits(*values).item(),
+        "macro_f1": found.macro.f1,
+        "mean_average_precision": found.mean_average_precision,
+    }

@@ -1,0 +1,87 @@
+"""What a training needs to go on after an epoch as if it had never stopped: weights, optimizer, schedule, progress."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+
+from mmgenre.checkpoint import load_weights, save_weights
+from mmgenre.config import Config
+
+_OPTIMIZER = "optimizer.safetensors"
+_SCHEDULE = "schedule.json"
+_PROGRESS = "progress.json"
+_LOGITS = "validation.safetensors"
+
+
+class Epoch(Config):
+    """One epoch's figures."""
+
+    epoch: int = Field(description="number of the epoch, from 1")
+    loss: float = Field(description="mean binary cross-entropy of the training rows while they were learned")
+    val_loss: float
+    macro_f1: float = Field(description="of the validation split, at thresholds fitted on it")
+    mean_average_precision: float = Field(description="of the validation split")
+    rows_per_second: float = Field(description="training rows over all workers")
+    seconds: float
+
+
+class Progress(Config):
+    """How far a training has come."""
+
+    steps: int = 0
+    history: tuple[Epoch, ...] = ()
+
+    def best(self, score: str) -> int:
+        """Index of the epoch with the best score, the first of equals."""
+        return int(np.argmax([getattr(epoch, score) for epoch in self.history]))
+
+    def exhausted(self, score: str, patience: int) -> bool:
+        """Whether the score has not risen for `patience` epochs."""
+        return bool(self.history) and len(self.history) - 1 - self.best(score) >= patience
+
+
+def save(folder: Path, model: torch.nn.Module, optimizer: Any, schedule: Any, progress: Progress) -> None:
+    """Write the state into a local folder."""
+    save_weights(model, folder)
+    tensors = {
+        f"{number}.{name}": value.contiguous()
+        for number, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+    save_file(tensors, folder / _OPTIMIZER)
+    (folder / _SCHEDULE).write_text(json.dumps(schedule.state_dict()))
+    (folder / _PROGRESS).write_text(progress.model_dump_json())
+
+
+def load(folder: Path, model: torch.nn.Module, optimizer: Any, schedule: Any) -> Progress:
+    """Bring model, optimizer and schedule to the state in a local folder."""
+    load_weights(model, folder)
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in load_file(folder / _OPTIMIZER).items():
+        number, name = key.split(".")
+        state.setdefault(int(number), {})[name] = value
+    schedule.load_state_dict(json.loads((folder / _SCHEDULE).read_text()))
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for group, lr in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
+        group["lr"] = lr
+    return read_progress(folder)
+
+
+def read_progress(folder: Path) -> Progress:
+    """How far the training in a local folder has come."""
+    return Progress.model_validate_json((folder / _PROGRESS).read_text())
+
+
+def save_logits(folder: Path, logits: np.ndarray) -> None:
+    """Keep the validation logits, shape (N, 9), for thresholds and calibration."""
+    save_file({"logits": torch.from_numpy(logits)}, folder / _LOGITS)
+
+
+def load_logits(folder: Path) -> np.ndarray:
+    """The validation logits of an epoch, shape (N, 9)."""
+    return load_file(folder / _LOGITS)["logits"].numpy()

@@ -1,0 +1,241 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mmgenre.errors import InputError
+from mmgenre.evaluate import EvaluateConfig, Report, compare, evaluate
+from mmgenre.genres import GENRES, decode
+from mmgenre.manifest import Recipe
+from mmgenre.schema import MOVIES, PREDICTIONS, from_per_genre, per_genre
+from mmgenre.tables import TableWriter
+from mmgenre.thresholds import fit_thresholds
+
+RNG = np.random.default_rng(0)
+IDS = [f"tt{number:07}" for number in range(60)]
+SPLITS = ["train"] * 20 + ["test"] * 40
+LABELS = (RNG.random((60, 9)) < 0.3).astype(np.float32)
+CHANCES = np.clip(LABELS * 0.4 + RNG.random((60, 9)) * 0.6, 0, 1).astype(np.float32)
+THRESHOLDS = fit_thresholds(CHANCES[:20], LABELS[:20])
+
+
+def write(directory, schema, columns, notes=None):
+    writer = TableWriter(str(directory), schema, Recipe(job="test", settings={}, inputs={}))
+    writer.begin()
+    writer.write(pa.table(columns, schema=schema))
+    writer.finish(rows_in=len(columns["imdb_id"]), notes=notes)
+    return str(directory)
+
+
+@pytest.fixture
+def movies(tmp_path):
+    nothing = [None] * len(IDS)
+    columns = [IDS, SPLITS, ["A title"] * len(IDS), nothing, nothing, per_genre(LABELS)]
+    return write(tmp_path / "movies", MOVIES, dict(zip(MOVIES.names, columns, strict=True)))
+
+
+@pytest.fixture
+def tagged(tmp_path):
+    """Writes predictions of the movies of some rows; those in `lost` have a status and nothing else."""
+
+    def write_predictions(rows=range(60), lost=(), name="predictions", **changes):
+        rows = np.array(rows, int)
+        known = ~np.isin(rows, lost)
+        columns = {
+            "imdb_id": [IDS[row] for row in rows],
+            "status": ["text_only" if seen else "no_input" for seen in known],
+            "probabilities": per_genre(np.where(known[:, None], CHANCES[rows], np.nan)),
+            "genres": [decode(CHANCES[row] >= 0.5) if seen else None for row, seen in zip(rows, known, strict=True)],
+            "detail": [None] * len(rows),
+        }
+        notes = changes.pop("notes", {"thresholds": THRESHOLDS.model_dump()})
+        return write(tmp_path / name, PREDICTIONS, columns | changes, notes)
+
+    return write_predictions
+
+
+@pytest.fixture
+def judge(tmp_path, movies):
+    def evaluate_predictions(predictions, **settings):
+        folders = {"predictions": predictions, "movies": movies, "output": str(tmp_path / "report")}
+        return evaluate(EvaluateConfig(**({"resamples": 50} | folders | settings)))
+
+    return evaluate_predictions
+
+
+def same_figures(first, second):
+    return first.model_copy(update={"predictions_fingerprint": second.predictions_fingerprint}) == second
+
+
+def test_the_report_is_returned_and_written(judge, tagged, tmp_path):
+    report = judge(tagged())
+
+    assert (report.movies, report.unpredicted, report.statuses) == (40, 0, {"text_only": 40})
+    assert report.scores.genres[0].support == LABELS[20:, 0].sum()
+    assert report.scores.genres[0].predicted == (CHANCES[20:, 0] >= 0.5).sum()
+    low, high = report.intervals["macro_f1"]
+    assert low < report.scores.macro.f1 < high
+    assert Report.model_validate_json((tmp_path / "report/report.json").read_bytes()) == report
+
+
+def test_evaluating_again_replaces_the_report(judge, tagged, tmp_path):
+    judge(tagged(), split="train")
+    report = judge(tagged(name="others", lost=[30]))
+
+    assert Report.model_validate_json((tmp_path / "report/report.json").read_bytes()) == report
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["report.json"]
+
+
+def test_predictions_are_found_by_id_whatever_their_order(judge, tagged):
+    in_order = judge(tagged())
+    shuffled = judge(tagged(np.random.default_rng(1).permutation(60), name="shuffled"))
+
+    assert same_figures(in_order, shuffled)
+    assert in_order.scores.macro.f1 > 0.6
+
+
+def test_predictions_of_other_movies_change_nothing(judge, tagged):
+    assert same_figures(judge(tagged()), judge(tagged(range(20, 60), name="test_only")))
+
+
+def test_a_movie_without_a_prediction_counts_as_no_genre(judge, tagged):
+    report = judge(tagged(range(50), lost=[20, 21]))
+
+    assert (report.movies, report.unpredicted) == (40, 12)
+    assert report.statuses == {"missing": 10, "no_input": 2, "text_only": 28}
+    expected = CHANCES[22:50] >= 0.5
+    assert [one.predicted for one in report.scores.genres] == expected.sum(axis=0).tolist()
+    assert [one.support for one in report.scores.genres] == LABELS[20:].sum(axis=0).tolist()
+    assert "12 of them (30.0%) have no prediction" in str(report)
+
+
+def test_genres_of_a_row_without_probabilities_do_not_count(judge, tagged):
+    report = judge(tagged(lost=range(20, 60), genres=[["Drama"]] * 60))
+
+    assert (report.unpredicted, sum(one.predicted for one in report.scores.genres)) == (40, 0)
+
+
+def test_a_null_row_has_no_probabilities():
+    column = pa.chunked_array([per_genre(CHANCES[:3], np.array([True, False, True]))])
+
+    assert np.isnan(from_per_genre(column)).all(axis=1).tolist() == [False, True, False]
+    assert from_per_genre(column)[2] == pytest.approx(CHANCES[2])
+    assert np.isnan(from_per_genre(column[1:2])).all()
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 20), ("test", 40), ("all", 60)])
+def test_a_split_or_all_movies_can_be_scored(judge, tagged, split, count):
+    assert judge(tagged(), split=split).movies == count
+
+
+def test_the_decisions_are_the_predicted_genres_and_not_a_cutoff(judge, tagged):
+    report = judge(tagged(genres=[["Drama"]] * 60))
+
+    assert [one.genre for one in report.scores.genres if one.predicted] == ["Drama"]
+
+
+def test_the_global_threshold_is_the_recorded_one_unless_given(judge, tagged):
+    predictions = tagged()
+
+    assert judge(predictions).scores.global_threshold == THRESHOLDS.global_threshold
+    assert judge(predictions, global_threshold=0.25).scores.global_threshold == 0.25
+
+
+def test_predictions_without_thresholds_ask_for_one(judge, tagged):
+    predictions = tagged(notes={})
+
+    with pytest.raises(InputError, match=r"predictions: no thresholds are recorded.*global_threshold=0\.3"):
+        judge(predictions)
+    assert judge(predictions, global_threshold=0.3).movies == 40
+
+
+def test_thresholds_recorded_wrongly_are_named(judge, tagged):
+    with pytest.raises(InputError, match=r"(?s)predictions: recorded thresholds.*per_genre.*missing"):
+        judge(tagged(notes={"thresholds": {"kind": "global", "global_threshold": 0.4}}))
+
+
+def test_predictions_of_none_of_the_movies_are_refused(judge, tagged):
+    with pytest.raises(InputError) as error:
+        judge(tagged(range(20)))
+
+    found = re.search(r"predictions: its movies \((.*)\) are none of split test of .*movies \((.*)\)", str(error.value))
+    assert found.groups() == ("tt0000000, tt0000001, tt0000002", "tt0000020, tt0000021, tt0000022")
+
+
+def test_an_empty_split_is_refused_with_what_there_is(judge, tagged):
+    with pytest.raises(InputError, match="no movies in split val; it holds train 20, test 40"):
+        judge(tagged(), split="val")
+
+
+def test_an_unknown_genre_is_named_beside_the_nine(judge, tagged):
+    with pytest.raises(InputError, match=r"predicts \['Western'\].*Action, .*Thriller"):
+        judge(tagged(genres=[["Drama", "Western"]] * 60))
+
+
+def test_a_table_of_another_kind_is_refused(judge, movies):
+    with pytest.raises(InputError, match="without the columns status, probabilities, genres"):
+        judge(movies)
+
+
+def test_the_printed_report_has_a_line_for_each_average_and_genre(judge, tagged):
+    report = judge(tagged())
+    lines = str(report).splitlines()
+
+    assert lines[0] == "split test: 40 movies (text_only 40)"
+    macro = next(line for line in lines if line.startswith("macro"))
+    assert f"{report.scores.macro.f1:.3f}  [{report.intervals['macro_f1'][0]:.3f}, " in macro
+    drama = next(line for line in lines if line.startswith("Drama")).split()
+    assert drama[-2:] == [str(report.scores.genres[4].support), str(report.scores.genres[4].predicted)]
+    assert all(any(line.startswith(genre) for line in lines) for genre in GENRES)
+
+
+def test_reports_are_compared_side_by_side(judge, tagged):
+    reports = {"good": judge(tagged()), "worse": judge(tagged(range(40), name="worse"))}
+    header, good, worse = compare(reports).splitlines()
+
+    titles = "model, macro F1, 95 % interval, micro F1, weighted F1, samples F1, mAP, f1_of_averages, Hamming loss"
+    assert re.split(r"\s\s+", header) == titles.split(", ")
+    assert len(header) == len(good) == len(worse)
+    assert f"{reports['good'].scores.macro.f1:.3f}" in good
+    assert worse.split()[0] == "worse"
+
+
+def test_the_comparison_can_be_markdown(judge, tagged):
+    lines = compare({"tfidf": judge(tagged())}, markdown=True).splitlines()
+
+    assert lines[0].startswith("| model | macro F1 |")
+    assert lines[1].startswith("| --- | ---: |")
+    assert lines[2].startswith("| tfidf | 0.")
+    assert {line.count("|") for line in lines} == {10}
+
+
+def test_reports_of_different_movies_are_not_compared(judge, tagged):
+    predictions = tagged()
+
+    with pytest.raises(ValueError, match="one, two: expected reports of one split of one dataset"):
+        compare({"one": judge(predictions), "two": judge(predictions, split="train")})
+    with pytest.raises(ValueError, match="no reports"):
+        compare({})
+
+
+def test_the_job_prints_the_report_and_loads_neither_torch_nor_ray(tagged, movies, tmp_path):
+    folders = [f"predictions={tagged()}", f"movies={movies}", f"output={tmp_path / 'report'}", "resamples=20"]
+    job = "import runpy, sys; runpy.run_path('jobs/evaluate.py', run_name='__main__'); "
+    command = [sys.executable, "-c", job + "print({'torch', 'ray'} & set(sys.modules))"]
+    done = subprocess.run(
+        [*command, "configs/evaluate/default.yaml", *folders],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("split test: 40 movies")
+    assert done.stdout.endswith("\nset()\n")
+    assert json.loads((tmp_path / "report/report.json").read_text())["movies"] == 40

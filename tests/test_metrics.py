@@ -1,0 +1,335 @@
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+
+from mmgenre.genres import GENRES
+from mmgenre.metrics import Bootstrap, bootstrap_intervals, expected_calibration_error, scores
+from mmgenre.thresholds import (
+    Thresholds,
+    best_global_threshold,
+    best_thresholds,
+    decide,
+    fit_temperature,
+    fit_thresholds,
+    probabilities,
+)
+
+RARE_TO_COMMON = np.linspace(0.05, 0.5, 9)
+
+
+def predictions(num_movies, seed=0, *, levels=None, frequencies=RARE_TO_COMMON):
+    """Probabilities that know something of the labels; `levels` rounds them, which makes ties."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random((num_movies, 9)) < frequencies
+    chances = probabilities(rng.normal(size=labels.shape) + 2 * labels - 1.5, 1.0)
+    return (np.round(chances * levels) / levels if levels else chances), labels.astype(np.float32)
+
+
+def one_genre(column, rest=0.0):
+    """Values of the first genre, the same for the other eight."""
+    values = np.full((len(column), 9), float(rest))
+    values[:, 0] = column
+    return values
+
+
+def f1_at(cutoffs, chances, labels):
+    """Each genre's F1."""
+    decided = chances >= cutoffs
+    hits = (decided * labels).sum(axis=0)
+    return 2 * hits / np.maximum(decided.sum(axis=0) + labels.sum(axis=0), 1)
+
+
+# Cut-offs
+
+
+def test_a_cutoff_is_midway_between_the_scores_it_separates():
+    cutoffs = best_thresholds(one_genre([0.9, 0.7, 0.3, 0.2]), one_genre([1, 1, 0, 0]))
+
+    assert cutoffs[0] == pytest.approx(0.5)
+
+
+def test_a_cutoff_trades_a_false_alarm_for_a_hit():
+    # Down to 0.4: 2 of 3 right, all found, F1 0.8; down to 0.8: F1 2/3.
+    cutoffs = best_thresholds(one_genre([0.8, 0.6, 0.4, 0.2]), one_genre([1, 0, 1, 0]))
+
+    assert cutoffs[0] == pytest.approx(0.3)
+
+
+def test_movies_with_the_same_score_are_predicted_together():
+    scores, labels = one_genre([0.6, 0.6, 0.6, 0.1]), one_genre([1, 0, 0, 1])
+
+    assert best_thresholds(scores, labels)[0] == pytest.approx(0.05)
+
+
+def test_a_genre_without_a_positive_label_keeps_one_half():
+    scores, labels = one_genre([0.9, 0.1], rest=0.7), one_genre([1, 0])
+
+    assert best_thresholds(scores, labels)[1:].tolist() == [0.5] * 8
+    assert best_global_threshold(scores, np.zeros((2, 9))) == 0.5
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_cutoff_between_adjacent_numbers_still_separates_them(kind):
+    first = kind(0.3)
+    second = np.nextafter(first, kind(1))
+    labels = one_genre([1, 0])
+
+    # Two pairs, because the mean of one of them is rounded down.
+    for low, high in [(first, second), (second, np.nextafter(second, kind(1)))]:
+        chances = one_genre([high, low]).astype(kind)
+        assert decide(chances, best_thresholds(chances, labels))[:, 0].tolist() == [True, False]
+        assert decide(chances, best_global_threshold(chances, labels))[:, 0].tolist() == [True, False]
+
+
+@pytest.mark.parametrize("levels", [None, 10])
+@pytest.mark.parametrize("seed", range(5))
+def test_no_other_cutoff_does_better_where_it_was_fitted(seed, levels):
+    chances, labels = predictions(60, seed, levels=levels)
+    cutoffs, together = best_thresholds(chances, labels), best_global_threshold(chances, labels)
+    others = np.stack([f1_at(cutoff, chances, labels) for cutoff in np.unique(np.append(chances, [0.5, 1.1]))])
+
+    assert f1_at(cutoffs, chances, labels) == pytest.approx(others.max(axis=0))
+    assert f1_at(together, chances, labels).mean() == pytest.approx(others.mean(axis=1).max())
+
+
+def test_genres_with_different_scales_get_their_own_cutoffs():
+    labels = predictions(400)[1]
+    chances = labels * 0.05 + np.linspace(0.1, 0.9, 9) + np.random.default_rng(0).normal(0, 0.005, labels.shape)
+
+    fitted = fit_thresholds(chances, labels)
+
+    assert fitted.kind == "per_genre"
+    assert fitted.cutoffs().tolist() == list(fitted.per_genre)
+
+
+def test_few_movies_get_one_cutoff_for_all_genres():
+    # One cut-off is right for all genres here, and their own ones are noise.
+    chances, labels = predictions(40, frequencies=0.3)
+
+    fitted = fit_thresholds(chances, labels)
+
+    assert fitted.kind == "global"
+    assert fitted.cutoffs().tolist() == [fitted.global_threshold] * 9
+    # The nine look better where they were fitted: that is why the choice is made elsewhere.
+    assert f1_at(fitted.per_genre, chances, labels).mean() > f1_at(fitted.cutoffs(), chances, labels).mean()
+
+
+def test_fitting_again_with_the_same_seed_gives_the_same_thresholds():
+    chances, labels = predictions(100)
+
+    assert fit_thresholds(chances, labels, seed=3) == fit_thresholds(chances, labels, seed=3)
+
+
+@pytest.mark.parametrize("num_movies", [1, 2])
+def test_one_or_two_movies_are_enough_to_fit_thresholds(num_movies):
+    chances, labels = predictions(num_movies)
+
+    assert fit_thresholds(chances, labels).kind == "global"
+
+
+def test_thresholds_survive_json():
+    fitted = fit_thresholds(*predictions(50))
+
+    assert Thresholds.model_validate_json(fitted.model_dump_json()) == fitted
+
+
+def test_thresholds_are_nine_numbers_between_0_and_1():
+    with pytest.raises(ValueError, match="at least 9"):
+        Thresholds(per_genre=(0.5,) * 8, global_threshold=0.5, kind="global")
+    with pytest.raises(ValueError, match="less than or equal to 1"):
+        Thresholds(per_genre=(0.5,) * 9, global_threshold=1.5, kind="global")
+
+
+def test_a_probability_equal_to_its_cutoff_is_predicted():
+    assert decide(np.full((1, 9), 0.5, np.float32), 0.5).all()
+
+
+@pytest.mark.parametrize("fit", [best_thresholds, best_global_threshold, fit_thresholds, fit_temperature])
+def test_arrays_that_do_not_fit_are_refused(fit):
+    values, labels = predictions(4)
+
+    with pytest.raises(ValueError, match=r"shape \(4, 9\), labels \(3, 9\)"):
+        fit(values, labels[:3])
+    with pytest.raises(ValueError, match=r"expected \(N, 9\)"):
+        fit(values[:, :8], labels[:, :8])
+    with pytest.raises(ValueError, match="1 values are not finite"):
+        fit(np.where(np.arange(36).reshape(4, 9) == 5, np.nan, values), labels)
+
+
+@pytest.mark.parametrize("fit", [fit_thresholds, fit_temperature])
+def test_nothing_is_fitted_on_no_movies(fit):
+    with pytest.raises(ValueError, match="no movies"):
+        fit(np.zeros((0, 9)), np.zeros((0, 9)))
+
+
+# Calibration
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_temperature_that_spoilt_the_logits_is_found(temperature):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (5000, 9))
+    labels = rng.random(logits.shape) < probabilities(logits, 1.0)
+
+    assert fit_temperature(logits * temperature, labels) == pytest.approx(temperature, rel=0.05)
+
+
+def test_calibration_lowers_the_calibration_error_and_keeps_the_order():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (2000, 9))
+    labels = rng.random(logits.shape) < probabilities(logits, 1.0)
+    overconfident = (logits * 4).astype(np.float32)
+
+    before = probabilities(overconfident, 1.0)
+    after = probabilities(overconfident, fit_temperature(overconfident, labels))
+
+    assert expected_calibration_error(before, labels) > 0.1
+    assert expected_calibration_error(after, labels) < 0.02
+    assert after.dtype == np.float64
+    assert (np.argsort(after[:, 0]) == np.argsort(overconfident[:, 0])).all()
+
+
+def test_huge_logits_become_probabilities_without_overflow():
+    with np.errstate(all="raise", under="ignore"):
+        found = probabilities(np.array([[-1e4, 0, 1e4] * 3], np.float32), 1.0)
+
+    assert found[0, :3].tolist() == [0.0, 0.5, 1.0]
+
+
+def test_the_calibration_error_is_the_distance_between_probability_and_frequency():
+    labels = np.zeros((10, 9))
+    labels[:3] = 1
+
+    assert expected_calibration_error(np.full((10, 9), 0.3), labels) == pytest.approx(0)
+    assert expected_calibration_error(np.full((10, 9), 0.5), labels) == pytest.approx(0.2)
+    assert expected_calibration_error(np.ones((10, 9)), labels) == pytest.approx(0.7)
+
+
+# Scores
+
+
+def test_scores_of_two_movies_by_hand():
+    # Movie 1 is Action and Comedy, predicted Action and Crime; movie 2 is Comedy, predicted Comedy.
+    labels, decided = np.zeros((2, 9)), np.zeros((2, 9))
+    labels[0, [0, 2]] = labels[1, 2] = 1
+    decided[0, [0, 3]] = decided[1, 2] = 1
+    chances = decided * 0.8 + 0.1
+
+    found = scores(chances, decided, labels, 0.5)
+
+    assert found.micro.f1 == pytest.approx(2 / 3)
+    assert found.macro.f1 == pytest.approx((1 + 2 / 3) / 9)
+    assert found.weighted.f1 == pytest.approx((1 + 2 * 2 / 3) / 3)
+    assert found.samples.f1 == pytest.approx((0.5 + 1) / 2)
+    precision, recall = 2 / 9, 1.5 / 9
+    assert found.f1_of_averages == pytest.approx(2 * precision * recall / (precision + recall))
+    assert found.mean_average_precision == pytest.approx(1.0)
+    assert found.hamming_loss == pytest.approx(2 / 18)
+    assert found.subset_accuracy == 0.5
+    comedy = found.genres[2]
+    assert (comedy.genre, comedy.precision, comedy.recall, comedy.support, comedy.predicted) == ("Comedy", 1, 0.5, 2, 1)
+
+
+def test_f1_of_averages_uses_the_global_threshold_whatever_was_decided():
+    chances, labels = predictions(200)
+    at = [scores(chances, decide(chances, cutoff), labels, 0.3) for cutoff in (0.1, 0.9)]
+    precision, recall, f1, _ = precision_recall_fscore_support(labels, chances >= 0.3, average="macro")
+
+    assert at[0].macro.f1 != at[1].macro.f1
+    assert at[0].f1_of_averages == at[1].f1_of_averages == pytest.approx(2 * precision * recall / (precision + recall))
+    assert at[0].f1_of_averages > f1
+
+
+def test_a_genre_that_no_movie_has_counts_in_macro_f1_and_not_in_map():
+    chances, labels = one_genre([0.9, 0.1]), one_genre([1, 0])
+
+    found = scores(chances, decide(chances, 0.5), labels, 0.5)
+
+    assert found.genres[1].average_precision is None
+    assert (found.macro.f1, found.mean_average_precision) == (pytest.approx(1 / 9), 1.0)
+
+
+def test_scores_survive_json():
+    chances, labels = one_genre([0.9, 0.1]), one_genre([1, 0])
+    found = scores(chances, decide(chances, 0.5), labels, 0.5)
+
+    assert type(found).model_validate_json(found.model_dump_json()) == found
+
+
+def test_scores_refuse_no_movies_and_decisions_of_another_shape():
+    nothing, (chances, labels) = np.zeros((0, 9)), predictions(4)
+
+    with pytest.raises(ValueError, match="no movies to score"):
+        scores(nothing, nothing, nothing, 0.5)
+    with pytest.raises(ValueError, match=r"decisions of shape \(3, 9\)"):
+        scores(chances, labels[:3], labels, 0.5)
+
+
+# Intervals
+
+
+@pytest.mark.parametrize("levels", [None, 5])
+def test_a_resample_scores_as_scikit_learn_scores_the_rows_it_drew(levels):
+    chances, labels = predictions(120, levels=levels)
+    labels[:, 4] = 0
+    decided = decide(chances, np.linspace(0.2, 0.6, 9))
+    found = bootstrap_intervals(chances, decided, labels, 0.4, Bootstrap(resamples=1, seed=5))
+
+    rows = np.random.default_rng(5).integers(120, size=(1, 120))[0]
+    expected = scores(chances[rows], decided[rows], labels[rows], 0.4)
+
+    for name in ("micro", "macro", "weighted", "samples"):
+        assert found[f"{name}_f1"] == pytest.approx([getattr(expected, name).f1] * 2)
+    for name in ("mean_average_precision", "f1_of_averages"):
+        assert found[name] == pytest.approx([getattr(expected, name)] * 2)
+    for column, genre in enumerate(GENRES):
+        assert found[genre] == pytest.approx([expected.genres[column].f1] * 2)
+
+
+def test_drawing_the_only_movie_again_and_again_is_the_movie():
+    chances, labels = predictions(1, seed=2)
+    labels[0, :4] = 1
+    found = bootstrap_intervals(chances, labels, labels, 0.5)
+
+    low, high = found["mean_average_precision"]
+    assert low == high == average_precision_score(labels[0, :1], chances[0, :1])
+    assert found["samples_f1"] == (1, 1)
+
+
+def test_intervals_hold_the_score_and_narrow_with_more_movies():
+    widths = []
+    for num_movies in (200, 3200):
+        chances, labels = predictions(num_movies)
+        decided = decide(chances, 0.4)
+        found = scores(chances, decided, labels, 0.4)
+        low, high = bootstrap_intervals(chances, decided, labels, 0.4, Bootstrap(resamples=200))["macro_f1"]
+        assert low < found.macro.f1 < high
+        widths.append(high - low)
+
+    assert widths[0] / widths[1] == pytest.approx(4, rel=0.4)
+
+
+def test_intervals_are_the_same_with_the_same_seed_and_others_with_another():
+    chances, labels = predictions(50)
+    first, again, other = (
+        bootstrap_intervals(chances, labels, labels, 0.5, Bootstrap(resamples=20, seed=seed)) for seed in (1, 1, 2)
+    )
+
+    assert first == again != other
+
+
+def test_intervals_of_a_test_split_take_seconds_and_of_a_catalogue_little_memory():
+    chances, labels = predictions(1300)
+    began = time.perf_counter()
+    bootstrap_intervals(chances, chances > 0.4, labels, 0.4)
+    assert time.perf_counter() - began < 3
+
+    chances, labels = predictions(100_000)
+    tracemalloc.start()
+    bootstrap_intervals(chances, chances > 0.4, labels, 0.4, Bootstrap(resamples=2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500e6
