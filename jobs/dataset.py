@@ -4,8 +4,8 @@ ray job submit --working-dir . -- \\
     python jobs/dataset.py configs/dataset/default.yaml catalog=DIR enriched=DIR output=DIR
 """
 
-from mmgenre.dataset import DatasetConfig, build_dataset
+from mmgenre.dataset import DatasetConfig, build_dataset, describe
 from mmgenre.job import run
 
 if __name__ == "__main__":
-    run(DatasetConfig, build_dataset)
+    run(DatasetConfig, lambda config: describe(build_dataset(config)))

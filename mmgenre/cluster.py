@@ -2,6 +2,7 @@
 
 import logging
 import os
+from typing import Any
 
 import ray
 import ray.data
@@ -13,15 +14,16 @@ SHARE_OF_WAITING = 0.25
 
 
 def connect() -> None:
-    """Join the cluster named by the environment, or start one on this machine; twice is once."""
+    """Join the cluster that RAY_ADDRESS names (submitted jobs have it), or start one on this machine; twice is once."""
     if ray.is_initialized():
         return
-    is_local = _is_local()
-    if is_local:
+    # What actors print stays in Ray's logs: people read the lines that the driver prints, and its errors.
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if _is_local():
         # The driver's own C++ core complains of an actor that Ray Data itself makes.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # What actors print stays in Ray's logs: people read the lines that the driver prints, and its errors.
-    ray.init(include_dashboard=False if is_local else None, logging_level=logging.ERROR, log_to_driver=False)
+        options |= {"address": "local", "include_dashboard": False}
+    ray.init(**options)
     _configure_data()
 
 
@@ -51,6 +53,11 @@ def cpus_per_worker(num_workers: int) -> int:
             f"workers={num_workers}: this machine offers {int(sum(nodes))} CPUs; ask for at most that many"
         )
     return max(1, int(min(sum(nodes) // num_workers, max(nodes))))
+
+
+def assigned_cpus() -> int:
+    """Whole CPUs that this worker may use, at least one: as many threads it should have."""
+    return max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
 
 
 def has_gpu() -> bool:

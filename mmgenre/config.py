@@ -124,6 +124,10 @@ def _explain_one(config_type: type[Config], problem: Any) -> str:
         case "union_tag_invalid":
             tag, discriminator, choices = (problem["ctx"][key] for key in ("tag", "discriminator", "expected_tags"))
             return f"{dotted}.{discriminator.strip(QUOTE)}: {tag!r} is none of {choices}"
+        case "union_tag_not_found":
+            tag = problem["ctx"]["discriminator"].strip(QUOTE)
+            kinds = [holder.model_fields[tag].default for holder in _resolve(config_type, problem["loc"])[1]]
+            return f"{dotted}.{tag}: missing; give it as {dotted}.{tag}=VALUE, one of {', '.join(map(repr, kinds))}"
         case "value_error":
             return f"{dotted}: {problem['ctx']['error']}" if dotted else str(problem["ctx"]["error"])
         case _:

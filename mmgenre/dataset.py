@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from mmgenre.catalog import curation_table
 from mmgenre.config import Config
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES, encode
@@ -65,6 +66,12 @@ def build_dataset(config: DatasetConfig) -> Manifest:
         "splits": count_values(rows["split"]),
     }
     return writer.finish(rows_in=catalog.manifest.rows, notes=notes)
+
+
+def describe(manifest: Manifest) -> str:
+    """What each step left, the splits, and the manifest's line."""
+    splits = ", ".join(f"{split} {manifest.notes['splits'][split]:,}" for split in SPLITS)
+    return "\n".join([curation_table(manifest.notes["curation"]), f"splits: {splits}", str(manifest)])
 
 
 def normalise(plot: str) -> str:

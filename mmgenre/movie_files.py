@@ -24,7 +24,7 @@ def read_movies(location: str, required: Sequence[str], optional: Sequence[str] 
     """Batches with the required columns and those optional ones that the file has, all of them text.
 
     Raises:
-        InputError: no such file, a kind of file that is not read, a column missing or not text, a broken row.
+        InputError: no such file, a kind of file that is not read, a column missing, doubled or not text, a broken row.
     """
     storage.require_file(location, f"a file of movies ({', '.join(_SUFFIXES)})")
     try:
@@ -36,7 +36,7 @@ def read_movies(location: str, required: Sequence[str], optional: Sequence[str] 
         yield _rename(first, columns)
         for batch in batches:
             yield _rename(batch, columns)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{location}: {' '.join(str(error).split())}") from None
 
 
@@ -71,6 +71,9 @@ def _choose(location: str, schema: pa.Schema, required: Sequence[str], optional:
             raise InputError(
                 f"{location}: no column {' or '.join(ALIASES.get(name, (name,)))}; found {', '.join(schema.names)}"
             )
+    doubled = [found for found in chosen.values() if schema.names.count(found) > 1]
+    if doubled:
+        raise InputError(f"{location}: more than one column {', '.join(doubled)}; keep one of each name")
     plot = schema.field(chosen["plot"]).type if "plot" in chosen else pa.string()
     if not (pa.types.is_string(plot) or pa.types.is_large_string(plot) or pa.types.is_null(plot)):
         raise InputError(f"{location}: column {chosen['plot']} is {plot}; expected text")

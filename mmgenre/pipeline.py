@@ -110,7 +110,10 @@ def _enrich(config: PipelineConfig) -> Manifest:
 def _run_model(name: str, run: ModelRun) -> Report:
     _stage(f"{name}: train", lambda: train(run.train), run.train.output)
     _stage(f"{name}: tag", lambda: tag(run.tag), run.tag.output)
-    return evaluate(run.evaluate)
+    began = time.monotonic()
+    report = evaluate(run.evaluate)
+    _say(f"{name}: evaluate: {report.movies:,} {report.split} rows in, {time.monotonic() - began:.1f} s")
+    return report
 
 
 def _stage(name: str, work: Callable[[], Manifest], output: str) -> None:
@@ -119,6 +122,10 @@ def _stage(name: str, work: Callable[[], Manifest], output: str) -> None:
     began = time.monotonic()
     manifest = work()
     if before is not None and before.fingerprint == manifest.fingerprint:
-        print(f"{name}: complete already, {manifest.rows:,} rows", flush=True)  # noqa: T201
+        _say(f"{name}: complete already, {manifest.rows:,} rows")
     else:
-        print(f"{name}: {manifest.account()}, {time.monotonic() - began:.1f} s", flush=True)  # noqa: T201
+        _say(f"{name}: {manifest.account()}, {time.monotonic() - began:.1f} s")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - the pipeline's account

@@ -139,8 +139,7 @@ class Predict:
 
     def __init__(self, directory: str, precision: Precision):
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self._device.type == "cpu":
-            torch.set_num_threads(1)
+        torch.set_num_threads(cluster.assigned_cpus())
         card, model = checkpoint.load(directory)
         self._cutoffs, self._temperature = trained_thresholds(card, directory).cutoffs(), card.temperature
         self._model, self._precision = model.to(self._device), precision

@@ -100,6 +100,10 @@ def per_genre(values: np.ndarray, valid: np.ndarray | None = None) -> pa.FixedSi
 
 
 def from_per_genre(column: pa.ChunkedArray) -> np.ndarray:
-    """The column of labels or probabilities as float32, shape (N, 9); null elements become NaN."""
-    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.astype(np.float32).reshape(-1, len(GENRES))
+    """The column of labels or probabilities as float32, shape (N, 9); null elements and null lists become NaN."""
+    lists = column.combine_chunks()
+    values = np.full((len(lists), len(GENRES)), np.nan, np.float32)
+    # `flatten` leaves out null lists, which a join makes of movies that it does not find.
+    flat = lists.flatten().to_numpy(zero_copy_only=False)
+    values[lists.is_valid().to_numpy(zero_copy_only=False)] = flat.reshape(-1, len(GENRES))
+    return values

@@ -1,7 +1,6 @@
 """MOVIES → a checkpoint: fit on the training split, thresholds and calibration on the validation split."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -68,6 +67,12 @@ def train(config: TrainConfig) -> Manifest:
     statuses = {"train": len(labels), "val": len(val_labels)}
     notes = {"val": card.scores, "epochs": len(history.history)}
     return output.complete(table.manifest.rows, statuses, notes, [CARD, WEIGHTS])
+
+
+def describe(manifest: Manifest) -> str:
+    """The scores of the validation split, and the manifest's line."""
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in manifest.notes["val"].items())
+    return f"validation: {scores}\n{manifest}"
 
 
 Rows = tuple[list[str], np.ndarray]
@@ -147,25 +152,11 @@ def _run_workers(config: TrainConfig, task: Task) -> ray.train.Checkpoint:
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise _mistake_in(error) or error from None
+    result = trainer.fit()
+    if result.return_value is not None:
+        raise InputError(result.return_value)
     epochs = sorted(result.best_checkpoints, key=lambda kept: (-kept[1][config.score], kept[1]["epoch"]))
     return epochs[0][0]
-
-
-def _mistake_in(error: Any) -> InputError | None:
-    """The InputError that made a worker fail, if one did."""
-    failures = getattr(error, "worker_failures", {}).values()
-    return next(
-        (
-            InputError(str(getattr(failure, "cause", failure)))
-            for failure in failures
-            if isinstance(failure, InputError)
-        ),
-        None,
-    )
 
 
 def _card(config: TrainConfig, table: Table, logits: np.ndarray, labels: np.ndarray) -> Card:

@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,14 +16,14 @@ import torch.distributed as dist
 from pydantic import Field
 from ray.util.queue import Queue
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.utils.tensorboard import SummaryWriter
 
-from mmgenre import checkpoint, training_state
+from mmgenre import checkpoint, cluster, training_state
 from mmgenre.batches import Plan, Step
 from mmgenre.config import Config
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
 from mmgenre.inference import Precision, autocast, predict_logits, to_device
+from mmgenre.journal import Extent, Journal
 from mmgenre.metrics import scores
 from mmgenre.models import Encoded, GenreModel
 from mmgenre.optimizer import OptimizerConfig
@@ -74,11 +73,18 @@ class Task:
     lines: Queue
 
 
-def training_loop(arguments: dict[str, Task]) -> None:
-    """Run by each worker of Ray Train; goes on from the last epoch that was reported."""
-    worker = _Worker(arguments["task"])
-    while worker.wants_another_epoch():
-        worker.run_epoch()
+def training_loop(arguments: dict[str, Task]) -> str | None:
+    """Run by each worker of Ray Train; goes on from the last epoch that was reported.
+
+    Returns a person's mistake instead of raising it: workers that raise are started again.
+    """
+    try:
+        worker = _Worker(arguments["task"])
+        while worker.wants_another_epoch():
+            worker.run_epoch()
+    except InputError as mistake:
+        return str(mistake)
+    return None
 
 
 class _Worker:
@@ -88,6 +94,7 @@ class _Worker:
         self._rank, self._world = context.get_world_rank(), context.get_world_size()
         self._device = ray.train.torch.get_device()
         torch.set_float32_matmul_precision("high")
+        torch.set_num_threads(cluster.assigned_cpus())
         splits = ray.get(task.splits)
         self._train, self._val = splits["train"], splits["val"]
         self._plan = Plan(task.config.batch_size, task.config.accumulate, self._world, task.config.seed)
@@ -99,7 +106,12 @@ class _Worker:
         )
         self._progress = self._resume()
         self._parallel: Any = ray.train.torch.prepare_model(self._model, move_to_device=False)
-        self._journal = Journal(task, self._progress.steps) if self._rank == 0 else None
+        extent = Extent(task.config.epochs, self._steps_per_epoch)
+        self._journal = (
+            Journal(task.tensorboard, task.lines, extent, self._progress.num_epochs * self._steps_per_epoch)
+            if self._rank == 0
+            else None
+        )
 
     def _resume(self) -> Progress:
         found = ray.train.get_checkpoint()
@@ -110,31 +122,30 @@ class _Worker:
 
     def wants_another_epoch(self) -> bool:
         exhausted = self._progress.exhausted(self._config.score, self._config.patience)
-        return len(self._progress.history) < self._config.epochs and not exhausted
+        return self._progress.num_epochs < self._config.epochs and not exhausted
 
     def run_epoch(self) -> None:
         began = time.monotonic()
-        number = len(self._progress.history)
+        number = self._progress.num_epochs
         # Seeded by epoch, so that an epoch run again after a crash is the same epoch.
         torch.manual_seed(hash((self._config.seed, number, self._rank)) % 2**31)
         self._parallel.train()
-        losses = [
-            self._step(step, number * self._steps_per_epoch + index)
-            for index, step in enumerate(self._plan.steps(self._train.movies.lengths, number, self._rank))
-        ]
+        loss = 0.0
+        for index, step in enumerate(self._plan.steps(self._train.movies.lengths, number, self._rank)):
+            loss += self._step(step, number * self._steps_per_epoch + index) * step.num_rows
         learned = time.monotonic()
         logits = self._validate()
         epoch = Epoch(
             epoch=number + 1,
-            loss=float(np.mean(losses)),
+            loss=loss / len(self._train.labels),
             rows_per_second=len(self._train.labels) / (learned - began),
             seconds=time.monotonic() - began,
             **validation_scores(logits, self._val.labels),
         )
-        self._progress = Progress(steps=self._progress.steps + len(losses), history=(*self._progress.history, epoch))
+        self._progress = Progress(history=(*self._progress.history, epoch))
         self._report(logits)
         if self._journal is not None:
-            self._journal.write_epoch(epoch, self._progress.steps)
+            self._journal.write_epoch(epoch)
 
     def _step(self, step: Step, number: int) -> float:
         """One optimizer step; returns the mean loss over the rows of all workers."""
@@ -199,33 +210,6 @@ class _Worker:
             training_state.save(folder, self._model, self._optimizer, self._schedule, self._progress)
             training_state.save_logits(folder, logits)
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
-class Journal:
-    """Rank 0's account of the training: TensorBoard events, and a printed line for each epoch."""
-
-    def __init__(self, task: Task, steps_done: int):
-        self._writer = SummaryWriter(task.tensorboard, purge_step=steps_done)
-        self._lines = task.lines
-        self._num_epochs = task.config.epochs
-
-    def write_step(self, number: int, values: dict[str, float], lrs: Sequence[float | torch.Tensor]) -> None:
-        """Losses and rates of one optimizer step, numbered from 0 over all epochs."""
-        rates = {"lr_backbone": lrs[0], "lr_head": lrs[-1]}
-        for name, value in (values | rates).items():
-            self._writer.add_scalar(f"train/{name}", value, number)
-
-    def write_epoch(self, epoch: Epoch, steps: int) -> None:
-        """An epoch's figures, after so many steps."""
-        for name, value in epoch.model_dump(exclude={"epoch"}).items():
-            self._writer.add_scalar(f"epoch/{name}", value, steps)
-        self._writer.flush()
-        left = (self._num_epochs - epoch.epoch) * epoch.seconds
-        self._lines.put(
-            f"epoch {epoch.epoch}/{self._num_epochs}: loss {epoch.loss:.4f}, val loss {epoch.val_loss:.4f}, "
-            f"val macro F1 {epoch.macro_f1:.3f}, val mAP {epoch.mean_average_precision:.3f}, "
-            f"{epoch.rows_per_second:.0f} rows/s, {left:.0f} s to go"
-        )
 
 
 def validation_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

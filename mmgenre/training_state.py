@@ -33,8 +33,12 @@ class Epoch(Config):
 class Progress(Config):
     """How far a training has come."""
 
-    steps: int = 0
     history: tuple[Epoch, ...] = ()
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that are finished."""
+        return len(self.history)
 
     def best(self, score: str) -> int:
         """Index of the epoch with the best score, the first of equals."""
@@ -42,7 +46,7 @@ class Progress(Config):
 
     def exhausted(self, score: str, patience: int) -> bool:
         """Whether the score has not risen for `patience` epochs."""
-        return bool(self.history) and len(self.history) - 1 - self.best(score) >= patience
+        return bool(self.history) and self.num_epochs - 1 - self.best(score) >= patience
 
 
 def save(folder: Path, model: torch.nn.Module, optimizer: Any, schedule: Any, progress: Progress) -> None:

@@ -1,6 +1,7 @@
 """Plots as token ids: the tokenizer, and batches padded to their longest plot."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,8 @@ class TextEncoder:
         self.tokenizer.save_pretrained(directory)
 
 
-def load_tokenizer(source: str) -> Any:
-    """The fast tokenizer of a hub name or a local folder.
+def load_tokenizer(source: str, field: str = "model.tokenizer") -> Any:
+    """The fast tokenizer of a hub name or a local folder, which stands in a field of the configuration.
 
     Raises:
         InputError: it cannot be had; says how to go on without a hub.
@@ -87,12 +88,29 @@ def load_tokenizer(source: str) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: PLC0415 - slow to import
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
+        with hub_in_silence():
+            tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(unavailable("model.tokenizer", source, error)) from None
+        raise InputError(unavailable(field, source, error)) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise InputError(f"model.tokenizer: {source}: has no fast tokenizer (tokenizer.json); choose one that has")
+        raise InputError(f"{field}: {source}: has no fast tokenizer (tokenizer.json); choose one that has")
     return tokenizer
+
+
+@contextlib.contextmanager
+def hub_in_silence() -> Iterator[None]:
+    """Keep the hub's client from printing bars and each of its attempts: the error at the end says it all."""
+    from huggingface_hub.utils import logging as hub  # noqa: PLC0415 - slow to import
+    from transformers.utils import logging as library  # noqa: PLC0415
+
+    verbosity = hub.get_verbosity()
+    hub.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hub.set_verbosity(verbosity)
+        library.enable_progress_bar()
 
 
 def unavailable(field: str, source: str, error: Exception) -> str:

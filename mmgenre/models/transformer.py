@@ -11,7 +11,7 @@ from torch import nn
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
 from mmgenre.models.genre_model import Batch, GenreModel, TrainedByGradient
-from mmgenre.models.text import TextEncoder, learn_tokenizer, load_tokenizer, unavailable
+from mmgenre.models.text import TextEncoder, hub_in_silence, learn_tokenizer, load_tokenizer, unavailable
 
 
 class TransformerConfig(TrainedByGradient):
@@ -52,10 +52,16 @@ class TransformerConfig(TrainedByGradient):
         Raises:
             InputError: weights or tokenizer cannot be had, or the architecture is not one of transformers'.
         """
-        source = self.tokenizer or self.pretrained
-        tokenizer = load_tokenizer(source) if source else learn_tokenizer(plots, self.vocab_size)
+        tokenizer = self._tokenizer(plots)
         backbone = _pretrained(self.pretrained) if self.pretrained else _random(self.architecture or {}, tokenizer)
         return Transformer(self, backbone, tokenizer)
+
+    def _tokenizer(self, plots: Sequence[str]) -> Any:
+        if self.tokenizer is not None:
+            return load_tokenizer(self.tokenizer)
+        if self.pretrained is not None:
+            return load_tokenizer(self.pretrained, "model.pretrained")
+        return learn_tokenizer(plots, self.vocab_size)
 
     def restore(self, assets: Path) -> "Transformer":
         """The model's structure from a checkpoint's assets; its weights are loaded afterwards."""
@@ -110,11 +116,10 @@ class Transformer(GenreModel):
 
 def _pretrained(source: str) -> Any:
     from transformers import AutoModel  # noqa: PLC0415 - slow to import
-    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
 
-    disable_progress_bar()
     try:
-        return AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
+        with hub_in_silence():
+            return AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(unavailable("model.pretrained", source, error)) from None
 

@@ -1,0 +1,68 @@
+"""What several test files need: one Ray session, real movies where there are any, small tables and models."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mmgenre.manifest import Recipe
+from mmgenre.tables import TableWriter
+
+# Before anything imports huggingface_hub, which reads it once: no test reaches for a hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """A Ray session on this machine for all tests that need one."""
+    import ray
+
+    from mmgenre import cluster
+
+    cluster.connect()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real movies: title.basics.tsv.gz, movies.parquet, posters, weights."""
+    folder = os.environ.get("MMGENRE_DATA")
+    if not folder:
+        pytest.skip("needs real movies: set MMGENRE_DATA to the folder that holds them")
+    if not Path(folder).is_dir():
+        pytest.skip(f"needs real movies: MMGENRE_DATA={folder} is no folder")
+    return Path(folder).absolute()
+
+
+@pytest.fixture(scope="session")
+def write_table():
+    """Writes columns as a complete table, and returns its folder."""
+
+    def write(directory: Path, schema: pa.Schema, columns: dict) -> str:
+        writer = TableWriter(str(directory), schema, Recipe(job="test", settings={}, inputs={}))
+        writer.begin()
+        writer.write(pa.table(columns, schema=schema))
+        writer.finish(rows_in=len(columns["imdb_id"]))
+        return str(directory)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """A transformer of random weights that computes in milliseconds, and the same numbers every time."""
+    from mmgenre.models.transformer import TransformerConfig
+
+    architecture = {
+        "model_type": "electra",
+        "embedding_size": 32,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    return TransformerConfig(pretrained=None, architecture=architecture, vocab_size=200, max_length=32, dropout=0)

@@ -1,0 +1,92 @@
+"""Every run that is shipped: its YAML is a valid config of its job, and its job is a frame without content."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from mmgenre.catalog import CatalogConfig
+from mmgenre.dataset import DatasetConfig
+from mmgenre.enrich import EnrichConfig
+from mmgenre.evaluate import EvaluateConfig
+from mmgenre.pipeline import PipelineConfig
+from mmgenre.predict import TagConfig
+from mmgenre.sandbox.serve import ServeConfig
+from mmgenre.train import TrainConfig
+
+ROOT = Path(__file__).parent.parent
+# Each job's config, and what there is to give beside a file of its folder: where things are.
+JOBS = {
+    "catalog": (CatalogConfig, ("input=IN", "output=OUT")),
+    "dataset": (DatasetConfig, ("catalog=IN", "enriched=IN", "output=OUT")),
+    "enrich": (EnrichConfig, ("catalog=IN", "output=OUT")),
+    "evaluate": (EvaluateConfig, ("predictions=IN", "movies=IN", "output=OUT")),
+    "pipeline": (PipelineConfig, ("output=OUT",)),
+    "sandbox": (ServeConfig, ("output=OUT",)),
+    "tag": (TagConfig, ("checkpoint=IN", "movies=IN", "output=OUT")),
+    "train": (TrainConfig, ("dataset=IN", "output=OUT")),
+}
+# What single files ask for in their first lines.
+ALSO = {
+    "enrich/dump.yaml": ("provider.path=IN",),
+    "pipeline/default.yaml": ("catalog.input=IN",),
+    "pipeline/shared.yaml": ("sandbox.data=IN",),
+}
+CONFIGS = sorted(path.relative_to(ROOT / "configs").as_posix() for path in ROOT.glob("configs/*/*.yaml"))
+SCRIPTS = sorted(path.name for path in ROOT.glob("jobs/*.py"))
+
+
+def test_every_job_has_a_folder_of_configs_and_the_other_way_round():
+    folders = {path.name for path in (ROOT / "configs").iterdir()}
+
+    assert folders == {Path(script).stem for script in SCRIPTS} == set(JOBS)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_job_has_a_default(job):
+    assert f"{job}/default.yaml" in CONFIGS
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_shipped_config_is_whole_but_for_the_places(name):
+    config_type, places = JOBS[name.partition("/")[0]]
+
+    config = config_type.load(ROOT / "configs" / name, (*places, *ALSO.get(name, ())))
+
+    assert config.output == "OUT"
+    assert config_type.model_validate(config.to_settings()) == config
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_shipped_config_says_in_its_first_line_what_it_is(name):
+    text = (ROOT / "configs" / name).read_text()
+
+    assert re.match(r"# \S.{20,}", text)
+    for place in ALSO.get(name, ()):
+        assert place.partition("=")[0] in text
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_job_is_fifteen_lines_that_do_nothing_when_imported(script):
+    source = (ROOT / "jobs" / script).read_text()
+    docstring, *imports, main = ast.parse(source).body
+
+    assert len([line for line in source.splitlines() if line.strip()]) <= 15
+    assert isinstance(docstring, ast.Expr)
+    assert all(isinstance(statement, ast.Import | ast.ImportFrom) for statement in imports)
+    assert ast.unparse(main).startswith("if __name__ == '__main__':\n    run(")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_job_reads_the_config_of_its_folder(script):
+    config_type, _ = JOBS[Path(script).stem]
+
+    assert f"    run({config_type.__name__}, " in (ROOT / "jobs" / script).read_text()
+
+
+@pytest.mark.parametrize("path", [*ROOT.glob("jobs/*.py"), *ROOT.glob("configs/*/*.yaml")], ids=lambda path: path.name)
+def test_an_example_in_a_comment_names_files_that_are_there(path):
+    named = re.findall(r"\b(?:configs|jobs)/[\w./]+\.(?:yaml|py)\b", path.read_text())
+
+    assert [name for name in named if not (ROOT / name).is_file()] == []
