@@ -65,7 +65,7 @@ def load(directory: str) -> tuple[Card, GenreModel]:
         try:
             model = card.model.restore(folder / ASSETS)
             load_weights(model, folder)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
             raise InputError(f"{directory}: damaged ({' '.join(str(error).split())[:200]}); train again") from None
     return card, model.eval()
 

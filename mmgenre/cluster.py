@@ -2,13 +2,14 @@
 
 import logging
 import os
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import ray.data
 
 from mmgenre.errors import InputError
 
+Accelerator = Literal["auto", "cpu", "gpu"]
 # CPUs of a process that mostly waits for disk or network; the rest is for those that compute.
 SHARE_OF_WAITING = 0.25
 
@@ -60,6 +61,13 @@ def assigned_cpus() -> int:
     return max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
 
 
-def has_gpu() -> bool:
-    """Whether any node of the cluster offers a GPU."""
-    return ray.cluster_resources().get("GPU", 0) > 0
+def use_gpu(accelerator: Accelerator) -> bool:
+    """Whether to ask for GPUs; `auto` takes them where a node has one now.
+
+    Raises:
+        InputError: GPUs are wanted of a local cluster that has none, and so would be waited for for ever.
+    """
+    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    if accelerator == "gpu" and not has_gpu and _is_local():
+        raise InputError("accelerator=gpu: this machine offers no GPU; take accelerator=cpu, or auto")
+    return accelerator == "gpu" or (accelerator == "auto" and has_gpu)

@@ -157,5 +157,6 @@ def _require_no_leak(rows: pa.Table) -> None:
     """Raise unless all movies with one plot are in one split: the check that the split is what it promises."""
     split_by_plot: dict[str, str] = {}
     for plot, split in zip(rows["plot"].to_pylist(), rows["split"].to_pylist(), strict=True):
-        if plot and split_by_plot.setdefault(normalise(plot), split) != split:
-            raise RuntimeError(f"a plot is in the splits {split_by_plot[normalise(plot)]} and {split}: {plot[:60]!r}")
+        group = normalise(plot or "")
+        if group and split_by_plot.setdefault(group, split) != split:
+            raise RuntimeError(f"a plot is in the splits {split_by_plot[group]} and {split}: {plot[:60]!r}")

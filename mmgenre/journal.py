@@ -40,7 +40,7 @@ class Journal:
 
     def write_step(self, number: int, values: dict[str, float], lrs: Sequence[Any]) -> None:
         """Loss, gradient norm and rates of one optimizer step, numbered from 0 over all epochs."""
-        rates = {"lr_backbone": lrs[0], "lr_head": lrs[-1]}
+        rates = {"lr_bottom": lrs[0], "lr_head": lrs[-1]}
         for name, value in (values | rates).items():
             self._writer.add_scalar(f"train/{name}", value, number)
         if time.monotonic() - self._said >= _EVERY_S:

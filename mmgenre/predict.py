@@ -13,6 +13,7 @@ from ray.data import ActorPoolStrategy
 
 from mmgenre import checkpoint, cluster, storage
 from mmgenre.checkpoint import Card
+from mmgenre.cluster import Accelerator
 from mmgenre.config import Config
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES, decode
@@ -40,6 +41,7 @@ class TagConfig(Config):
     output: str = Field(description="folder of the PREDICTIONS table; the same command goes on where it was")
     overwrite: bool = Field(False, description="replace what another configuration left in output")
     actors: int | None = Field(None, ge=1, description="processes with a model each; null: one for each CPU or GPU")
+    accelerator: Accelerator = Field("auto", description="auto: GPUs where a node has one now; gpu: wait for them")
     precision: Precision = Field("auto", description="auto: bf16 where the hardware computes in it, else fp32")
 
 
@@ -54,7 +56,7 @@ def tag(config: TagConfig) -> Manifest:
     thresholds = trained_thresholds(card, config.checkpoint)
     table = None if storage.kind(config.movies) == FileType.File else Table(config.movies, _INPUT)
     movies = storage.fingerprint(config.movies) if table is None else table.manifest.fingerprint
-    settings = config.to_settings(without=("checkpoint", "movies", "output", "overwrite", "actors"))
+    settings = config.to_settings(without=("checkpoint", "movies", "output", "overwrite", "actors", "accelerator"))
     inputs = {"movies": movies, "checkpoint": card.weights_sha256}
     writer = TableWriter(config.output, PREDICTIONS, Recipe(job="tag", settings=settings, inputs=inputs))
     found = writer.begin(overwrite=config.overwrite, keep="unfinished")
@@ -118,20 +120,21 @@ def _run(config: TagConfig, table: Table, writer: TableWriter) -> None:
         fn_constructor_args=(storage.absolute(config.checkpoint), config.precision),
         batch_size=_WINDOW,
         batch_format="pyarrow",
-        **_actors(config.actors, num_movies),
+        **_actors(config, num_movies),
     )
     progress = Progress("tag", num_movies)
     for statuses in write(predictions, config.output, PREDICTIONS, _ROWS_PER_PART):
         progress.add(statuses)
 
 
-def _actors(wanted: int | None, num_movies: int) -> dict[str, Any]:
+def _actors(config: TagConfig, num_movies: int) -> dict[str, Any]:
     """The pool: a fixed number of actors, each with one GPU where there are any, else with most of a CPU."""
     resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources["CPU"])
-    size = wanted or min(gpus or cpus, -(-num_movies // _WINDOW))
+    cpus, use_gpu = int(resources.get("CPU", 0)), cluster.use_gpu(config.accelerator)
+    places = int(resources.get("GPU", 0)) if use_gpu else cpus
+    size = config.actors or max(1, min(places, -(-num_movies // _WINDOW)))
     share = 1 - cluster.SHARE_OF_WAITING if cpus > 1 else 1 - 2 * cluster.SHARE_OF_WAITING
-    return {"compute": ActorPoolStrategy(size=size), "num_cpus": share, "num_gpus": 1 if gpus else None}
+    return {"compute": ActorPoolStrategy(size=size), "num_cpus": share, "num_gpus": 1 if use_gpu else None}
 
 
 class Predict:

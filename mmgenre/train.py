@@ -12,6 +12,7 @@ from ray.train.torch import TorchTrainer
 
 from mmgenre import checkpoint, cluster, storage, training_state
 from mmgenre.checkpoint import ASSETS, CARD, WEIGHTS, Card
+from mmgenre.cluster import Accelerator
 from mmgenre.errors import InputError
 from mmgenre.inference import predict_logits
 from mmgenre.manifest import Manifest, Output, Recipe
@@ -39,6 +40,7 @@ class TrainConfig(FitConfig):
     overwrite: bool = Field(False, description="replace what another configuration left in output")
     model: ModelConfig
     workers: int = Field(1, ge=1, description="processes that share each step (DDP)")
+    accelerator: Accelerator = Field("auto", description="auto: GPUs where a node has one now; gpu: wait for them")
     max_failures: int = Field(3, ge=0, description="times the workers are started again after a crash")
 
 
@@ -49,7 +51,7 @@ def train(config: TrainConfig) -> Manifest:
         InputError: no complete MOVIES table, too few rows, a model that cannot be built, or a used output.
     """
     table = Table(config.dataset, MOVIES)
-    settings = config.to_settings(without=("dataset", "output", "overwrite", "max_failures"))
+    settings = config.to_settings(without=("dataset", "output", "overwrite", "max_failures", "accelerator"))
     output = Output(
         config.output, Recipe(job="train", settings=settings, inputs={"dataset": table.manifest.fingerprint}), _OWNED
     )
@@ -133,15 +135,15 @@ def _initial_model(seed: int, family: TrainedByGradient, directory: str, plots: 
 
 def _run_workers(config: TrainConfig, task: Task) -> ray.train.Checkpoint:
     """Ray Train's part; returns the best epoch's checkpoint."""
+    use_gpu = cluster.use_gpu(config.accelerator)
     filesystem, path = storage.resolve(config.output)
     trainer = TorchTrainer(
         training_loop,
         train_loop_config={"task": task},
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
-            use_gpu=cluster.has_gpu(),
-            resources_per_worker={"CPU": cluster.cpus_per_worker(config.workers)}
-            | ({"GPU": 1} if cluster.has_gpu() else {}),
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": cluster.cpus_per_worker(config.workers)} | ({"GPU": 1} if use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
             name=_EPOCHS,

@@ -53,8 +53,12 @@ def write_table():
 @pytest.fixture(scope="session")
 def tiny_model():
     """A transformer of random weights that computes in milliseconds, and the same numbers every time."""
+    import torch
+
     from mmgenre.models.transformer import TransformerConfig
 
+    # More threads than one would mostly wait for each other.
+    torch.set_num_threads(1)
     architecture = {
         "model_type": "electra",
         "embedding_size": 32,

@@ -221,7 +221,7 @@ def test_the_job_prints_the_account(tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert "rows in the dump" in done.stdout
-    assert "catalog: 1 rows" in done.stdout
+    assert "catalog: 2 rows in, 1 out" in done.stdout
 
 
 def test_the_job_answers_a_mistake_with_one_line(tmp_path):

@@ -68,7 +68,7 @@ def test_an_ending_in_capitals_is_the_same_kind(file):
 def test_everything_is_text_and_nothing_is_null(file):
     path = file("a.csv", 'imdb_id,plot\n0111161,1984\n0111162,true\n0111163,""\n0111164,\n0111165,\\N\n0111166,NA\n')
 
-    assert [row["imdb_id"] for row in read(path)][0] == "0111161"
+    assert read(path)[0]["imdb_id"] == "0111161"
     assert [row["plot"] for row in read(path)] == ["1984", "true", None, None, None, "NA"]
 
 
@@ -101,13 +101,16 @@ def test_columns_that_may_lack_are_left_out(file):
     assert read(path) == [{"imdb_id": "tt1", "plot": "a", "poster_url": "http://b"}]
 
 
-def test_a_long_file_comes_in_batches(file):
-    rows = "".join(f"tt{number},{'word ' * 20}\n" for number in range(30_000))
+def test_a_long_file_comes_in_batches_that_break_no_plot(file):
+    plot = "many words, and\na line\n" * 4
+    rows = "".join(f'tt{number},"{plot}"\n' for number in range(30_000))
 
     batches = list(read_movies(file("a.csv", f"imdb_id,plot\n{rows}"), ("imdb_id", "plot")))
 
     assert len(batches) > 1
-    assert sum(batch.num_rows for batch in batches) == 30_000
+    table = pa.Table.from_batches(batches)
+    assert table["imdb_id"].to_pylist() == [f"tt{number}" for number in range(30_000)]
+    assert table["plot"].unique().to_pylist() == [plot]
 
 
 def test_a_missing_column_is_named_beside_those_there_are(file):

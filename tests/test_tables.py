@@ -323,7 +323,7 @@ def test_no_column_that_must_be_there_may_be_null(schema):
         "genres": [["Drama"]],
         "labels": per_genre(np.zeros((1, 9))),
         "fetched_at": [0],
-        **dict.fromkeys(("imdb_id", "title", "provider", "status", "split"), ["x"]),
+        **{name: ["x"] for name in ("imdb_id", "title", "provider", "status", "split")},
     }
     whole = row | {field.name: filled[field.name] for field in schema if not field.nullable}
 

@@ -48,6 +48,10 @@ class GenreModel(nn.Module):
     def features(self, batch: Batch) -> torch.Tensor:
         """What the head sees, shape (B, feature_dim)."""
 
+    def depth(self, parameter: str) -> int:
+        """Layers above the one that a named parameter is in; 0 everywhere in models without a stack of layers."""
+        return 0
+
     @abstractmethod
     def save_assets(self, directory: Path) -> None:
         """Write what `restore(directory)` of its config needs beside the weights."""

@@ -1,7 +1,7 @@
 """Plots as token ids: the tokenizer, and batches padded to their longest plot."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,20 +123,35 @@ def unavailable(field: str, source: str, error: Exception) -> str:
     )
 
 
-def learn_tokenizer(plots: Iterable[str], vocab_size: int) -> Any:
-    """A lower-case WordPiece tokenizer (BERT's kind) learned from plots.
+def learn_tokenizer(plots: Sequence[str], vocab_size: int) -> Any:
+    """A lower-case WordPiece tokenizer (BERT's kind) learned from plots; the same plots give the same one.
 
     Source: Wu et al. 2016, arXiv:1609.08144.
     """
     from transformers import PreTrainedTokenizerFast  # noqa: PLC0415 - slow to import
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 - not a password
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer = _lower_case_tokenizer(models.WordPiece(_learn_pieces(plots, vocab_size), unk_token="[UNK]"))  # noqa: S106 - not a password
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(_SPECIAL), show_progress=False)
-    tokenizer.train_from_iterator(plots, trainer)
     cls, sep = _SPECIAL.index("[CLS]"), _SPECIAL.index("[SEP]")
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), _SPECIAL, strict=True))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+def _lower_case_tokenizer(model: models.WordPiece) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def _learn_pieces(plots: Sequence[str], vocab_size: int) -> dict[str, int]:
+    """Words and word pieces with their ids."""
+    learner = _lower_case_tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 - not a password
+    words = {word for plot in plots for word in learner.normalizer.normalize_str(plot).split()}
+    pieces = [piece for word in words for piece, _ in learner.pre_tokenizer.pre_tokenize_str(word)]
+    # The trainer numbers these as it meets them, in an order drawn anew by each run, and breaks ties by number.
+    inner = sorted({f"##{letter}" for piece in pieces for letter in piece[1:]})
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=[*_SPECIAL, *inner], show_progress=False)
+    learner.train_from_iterator(plots, trainer)
+    return learner.get_vocab()

@@ -14,6 +14,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
 from mmgenre.models.genre_model import Batch, FittedAtOnce, GenreModel
 
@@ -30,14 +31,22 @@ class TfidfConfig(FittedAtOnce):
     c: float = Field(1.0, gt=0, description="inverse strength of the L2 penalty")
 
     def fit(self, plots: Sequence[str], labels: np.ndarray) -> "Tfidf":
-        """The fitted model; labels has shape (N, 9). A genre without both kinds of rows keeps its base rate."""
+        """The fitted model; labels has shape (N, 9). A genre without both kinds of rows keeps its base rate.
+
+        Raises:
+            InputError: too few plots have a term in common.
+        """
         vectorizer = TfidfVectorizer(
             ngram_range=(1, self.max_ngram),
             min_df=min(self.min_df, len(plots)),
             max_features=self.max_terms,
             **_FIXED,
         )
-        rows = vectorizer.fit_transform(plots)
+        try:
+            rows = vectorizer.fit_transform(plots)
+        except ValueError as error:
+            found = f"{len(plots):,} training plots leave no term ({error})"
+            raise InputError(f"model.min_df: {self.min_df}: {found}; take more movies, or lower it") from None
         terms = vectorizer.get_feature_names_out().tolist()
         model = Tfidf(self, terms, vectorizer.idf_.tolist())
         for column in range(len(GENRES)):
@@ -99,6 +108,9 @@ class TermEncoder:
 
     def encode(self, plots: Sequence[str]) -> Terms:
         """TF-IDF rows of N plots."""
+        if not plots:
+            # scikit-learn refuses them.
+            return Terms(sparse.csr_matrix((0, len(self.terms)), dtype=np.float32))
         return Terms(self._vectorizer.transform(plots).tocsr())
 
 

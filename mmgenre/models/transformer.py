@@ -104,6 +104,14 @@ class Transformer(GenreModel):
         mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
 
+    def depth(self, parameter: str) -> int:
+        """Layers of the backbone above a named parameter; all of them for the embeddings."""
+        layers = _layers(self.backbone)
+        for number, layer in enumerate(layers):
+            if any(self.get_parameter(parameter) is value for value in layer.parameters()):
+                return len(layers) - 1 - number
+        return len(layers) if "embed" in parameter else 0
+
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits, shape (B, 9)."""
         return self.head(self.dropout(self.features(batch)))

@@ -98,10 +98,12 @@ class Tmdb:
         if not movies:
             return None
         movie = movies[0]
+        if not isinstance(movie.get("id"), int):
+            raise ValueError("an answer whose movie has no id")
         path = movie.get("poster_path")
         has_poster = isinstance(path, str) and _POSTER_PATH.fullmatch(path) is not None
         return {
-            "provider_id": str(movie["id"]) if "id" in movie else None,
+            "provider_id": str(movie["id"]),
             "plot": _text(movie, "overview"),
             "language": _text(movie, "original_language"),
             "poster_url": f"{self._config.image_url}{path}" if has_poster else None,

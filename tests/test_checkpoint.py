@@ -1,0 +1,206 @@
+"""A checkpoint is what was trained, or it says that it is not; nothing in it is unpickled."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import mmgenre
+from mmgenre import checkpoint
+from mmgenre.checkpoint import CARD, FORMAT, WEIGHTS, Card
+from mmgenre.errors import InputError
+from mmgenre.genres import GENRES
+from mmgenre.inference import predict_logits
+from mmgenre.models.tfidf import TfidfConfig
+from mmgenre.thresholds import fit_thresholds, probabilities
+
+WORDS = ["chase", "kiss", "ghost", "robot", "heist", "joke", "tears", "island", "stalker", "night", "river", "door"]
+RANDOM = np.random.default_rng(0)
+PLOTS = [" ".join(RANDOM.choice(WORDS, 8)) for _ in range(60)]
+LABELS = np.stack([[word in plot.split() for word in WORDS[:9]] for plot in PLOTS]).astype(np.float32)
+FAMILIES = ("tfidf", "transformer")
+
+
+def logits_of(model):
+    return predict_logits(model, model.encoder.encode(PLOTS), torch.device("cpu"), "fp32")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_model):
+    """For each family a saved model's folder, card and logits."""
+    root, found = tmp_path_factory.mktemp("trained"), {}
+    models = {"tfidf": TfidfConfig(c=3).fit(PLOTS, LABELS).eval(), "transformer": tiny_model.build(PLOTS).eval()}
+    for family, config in (("tfidf", TfidfConfig(c=3)), ("transformer", tiny_model)):
+        logits = logits_of(models[family])
+        thresholds = fit_thresholds(probabilities(logits, 1.0), LABELS)
+        card = Card(
+            model=config,
+            training={"epochs": 3, "optimizer": {"lr_head": 1e-3}},
+            thresholds=thresholds,
+            temperature=1.7,
+            scores={"macro_f1": 0.5},
+            dataset="f00d",
+        )
+        checkpoint.save(models[family], card, str(root / family))
+        found[family] = (root / family, card, logits)
+    return found
+
+
+@pytest.fixture(params=FAMILIES)
+def saved(request, trained):
+    return trained[request.param]
+
+
+@pytest.fixture
+def damaged(saved, tmp_path):
+    """A copy of a checkpoint, to be damaged."""
+    return shutil.copytree(saved[0], tmp_path / "model")
+
+
+def complaint(folder):
+    """What loading says of a damaged folder, in one line."""
+    with pytest.raises(InputError) as error:
+        checkpoint.load(str(folder))
+    message = str(error.value)
+    assert str(folder) in message
+    assert "\n" not in message
+    return message
+
+
+def rewrite(folder, **fields):
+    content = json.loads((folder / CARD).read_text())
+    (folder / CARD).write_text(json.dumps(content | fields))
+
+
+def test_a_loaded_model_gives_the_same_logits_and_is_ready_to_predict(saved):
+    folder, _, logits = saved
+
+    _, model = checkpoint.load(str(folder))
+
+    np.testing.assert_array_equal(logits_of(model), logits)
+    assert not any(module.training for module in model.modules())
+
+
+def test_the_card_says_all_that_was_known(saved):
+    folder, card, _ = saved
+
+    found, _ = checkpoint.load(str(folder))
+
+    assert found == checkpoint.read_card(str(folder))
+    assert found == card.model_copy(update={"weights_sha256": found.weights_sha256})
+    assert (found.format, found.version, found.genres) == (FORMAT, mmgenre.__version__, GENRES)
+    assert len(found.weights_sha256) == 64
+
+
+def test_only_json_and_safetensors_are_in_the_folder(saved):
+    files = [path for path in saved[0].rglob("*") if path.is_file()]
+
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert {path.name for path in saved[0].iterdir()} == {CARD, WEIGHTS, "assets"}
+    for path in files:
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+
+
+def test_a_checkpoint_can_live_at_a_uri(saved):
+    folder, card, logits = saved
+    _, model = checkpoint.load(str(folder))
+
+    checkpoint.save(model, card, f"memory:/{folder}")
+
+    np.testing.assert_array_equal(logits_of(checkpoint.load(f"memory:/{folder}")[1]), logits)
+
+
+def test_a_folder_can_be_moved(saved, tmp_path):
+    folder, _, logits = saved
+    shutil.copytree(folder, tmp_path / "moved")
+
+    np.testing.assert_array_equal(logits_of(checkpoint.load(str(tmp_path / "moved"))[1]), logits)
+
+
+def test_a_folder_without_a_card_is_no_checkpoint(damaged, tmp_path):
+    (damaged / CARD).unlink()
+
+    assert f"no {CARD} there; expected a folder made by jobs/train.py" in complaint(damaged)
+    assert f"no {CARD} there" in complaint(tmp_path / "nowhere")
+
+
+def test_a_file_is_no_checkpoint(damaged):
+    assert "is a file; expected a folder" in complaint(damaged / WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'"text"', b"{}", b"\x80\x04", b'{"format": "x", "genres": []}', b'{"format": 1}']
+)
+def test_a_card_that_is_none_is_refused(damaged, content):
+    (damaged / CARD).write_bytes(content)
+
+    assert f"{CARD}: not the card of a checkpoint; train again" in complaint(damaged)
+
+
+def test_a_newer_format_is_refused(damaged):
+    rewrite(damaged, format=FORMAT + 1, genres=["Western"], something="new")
+
+    assert complaint(damaged) == (
+        f"{damaged}: format {FORMAT + 1}, this mmgenre reads up to {FORMAT}; install a newer mmgenre"
+    )
+
+
+@pytest.mark.parametrize("genres", [[*GENRES, "Western"], GENRES[:8], GENRES[::-1]])
+def test_a_model_of_other_genres_is_refused(damaged, genres):
+    rewrite(damaged, genres=genres)
+
+    message = complaint(damaged)
+    assert f"trained for genres {tuple(genres)}, this mmgenre predicts {GENRES}; retrain it" in message
+
+
+def test_wrong_fields_of_a_card_are_named(damaged):
+    rewrite(damaged, temperature=0, model={"family": "unheard of"})
+
+    assert f"{CARD}: damaged fields: model, temperature; train again" in complaint(damaged)
+
+
+def flip_a_bit(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [None, flip_a_bit, lambda content: content[:-100], lambda content: b""])
+def test_other_weights_than_the_cards_are_refused(damaged, damage):
+    content = (damaged / WEIGHTS).read_bytes()
+    (damaged / WEIGHTS).unlink()
+    if damage is not None:
+        (damaged / WEIGHTS).write_bytes(damage(content))
+
+    assert f"{WEIGHTS}: missing or not the file the card describes; train again" in complaint(damaged)
+
+
+def test_weights_of_another_shape_are_refused(damaged, trained):
+    """Even where the card describes them."""
+    other = next(folder for folder, *_ in trained.values() if (folder / WEIGHTS).read_bytes() != weights(damaged))
+    shutil.copy(other / WEIGHTS, damaged / WEIGHTS)
+    rewrite(damaged, weights_sha256=checkpoint.read_card(str(other)).weights_sha256)
+
+    assert "damaged (" in complaint(damaged)
+
+
+def weights(folder):
+    return (folder / WEIGHTS).read_bytes()
+
+
+def test_missing_assets_are_a_damage(damaged):
+    shutil.rmtree(damaged / "assets")
+
+    assert "damaged (" in complaint(damaged)
+
+
+@pytest.mark.parametrize("content", ["", "{"])
+def test_each_spoiled_asset_is_a_damage(damaged, content):
+    for asset in sorted((damaged / "assets").iterdir()):
+        whole = asset.read_text()
+        asset.write_text(content)
+        assert "damaged (" in complaint(damaged), asset.name
+        asset.write_text(whole)
+    checkpoint.load(str(damaged))
