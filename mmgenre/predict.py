@@ -177,8 +177,8 @@ class Predict:
 class Unfinished:
     """Ray Data stage: drops the movies that an earlier run has finished."""
 
-    def __init__(self, done: pa.ChunkedArray):
-        self._done = done
+    def __init__(self, done: ray.ObjectRef):
+        self._done = ray.get(done)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The rows of which there is no prediction."""

@@ -477,7 +477,7 @@ def test_the_job_refuses_a_missing_folder_and_gives_sigterm_back(tmp_path):
 def test_an_output_that_is_no_folder_is_a_mistake(tmp_path):
     (tmp_path / "file").write_text("in the way")
 
-    with pytest.raises(InputError, match="file: no folder to write to"):
+    with pytest.raises(InputError, match="file: is a file; expected a folder"):
         serve(ServeConfig(output=str(tmp_path / "file")))
 
 
