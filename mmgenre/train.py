@@ -1,5 +1,9 @@
 """MOVIES → a checkpoint: fit on the training split, thresholds and calibration on the validation split."""
 
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -154,11 +158,26 @@ def _run_workers(config: TrainConfig, task: Task) -> ray.train.Checkpoint:
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    result = trainer.fit()
+    with _interruptible():
+        result = trainer.fit()
     if result.return_value is not None:
         raise InputError(result.return_value)
     epochs = sorted(result.best_checkpoints, key=lambda kept: (-kept[1][config.score], kept[1]["epoch"]))
     return epochs[0][0]
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be an interruption: Ray Train takes the signal over, for good, and ends the process with 0."""
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _card(config: TrainConfig, table: Table, logits: np.ndarray, labels: np.ndarray) -> Card:
