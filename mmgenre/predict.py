@@ -90,8 +90,9 @@ def _stage(location: str, fingerprint: str, directory: str) -> Table:
             if rows["imdb_id"].null_count:
                 raise InputError(f"{location}: {rows['imdb_id'].null_count:,} rows without an id; give each movie one")
             writer.write(rows)
-        _require_distinct(location, writer.written()["imdb_id"])
-        writer.finish(rows_in=len(writer.written()))
+        ids = writer.written()["imdb_id"]
+        _require_distinct(location, ids)
+        writer.finish(rows_in=len(ids))
     return Table(directory, _INPUT)
 
 

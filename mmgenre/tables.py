@@ -3,6 +3,7 @@
 Parts appear whole or not at all, so a killed run leaves rows that are good, and no manifest.
 """
 
+import fnmatch
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -124,7 +125,7 @@ def count_values(values: pa.ChunkedArray) -> dict[str, int]:
 
 
 def _parts(directory: str) -> list[str]:
-    return [name for name in storage.names_in(directory) if name.startswith("part-") and name.endswith(".parquet")]
+    return fnmatch.filter(storage.names_in(directory), _PARTS)
 
 
 def _scan(directory: str, names: Iterable[str], schema: pa.Schema | None) -> pads.Dataset:
