@@ -1,10 +1,10 @@
-"""Fetch plots, languages and poster addresses.
+"""Plots, languages and poster addresses for a CATALOG table.
 
 ray job submit --working-dir . -- python jobs/enrich.py configs/enrich/default.yaml catalog=DIR output=DIR
 """
 
-from mmgenre.enrich import EnrichConfig, enrich
+from mmgenre.enrich import EnrichConfig, enrich, plan
 from mmgenre.job import run
 
 if __name__ == "__main__":
-    run(EnrichConfig, enrich)
+    run(EnrichConfig, lambda config: plan(config) if config.dry_run else enrich(config))

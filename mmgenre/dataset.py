@@ -1,26 +1,29 @@
-"""CATALOG + ENRICHED → MOVIES: the movies to learn from, their labels, and a split that does not leak."""
+"""CATALOG + ENRICHED (+ POSTERS) → MOVIES: the movies to learn from, their labels, and a split that does not leak."""
 
 import hashlib
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmgenre.catalog import curation_table
 from mmgenre.config import Config
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES, encode
 from mmgenre.manifest import Manifest, Recipe
-from mmgenre.schema import CATALOG, ENRICHED, MOVIES, SPLITS, per_genre
+from mmgenre.schema import CATALOG, ENRICHED, MOVIES, POSTERS, SPLITS, per_genre
 from mmgenre.tables import Table, TableWriter, count_values
 
 _ROWS_PER_PART = 50_000
+# With some 20 KB of poster each.
+_ROWS_PER_PART_WITH_POSTERS = 5_000
+_POSTERS_AVAILABLE = "posters available"
 _NOT_A_WORD = re.compile(r"[\W_]+")
 
 
@@ -29,15 +32,23 @@ class DatasetConfig(Config):
 
     catalog: str = Field(description="folder of the CATALOG table")
     enriched: str = Field(description="folder of the ENRICHED table")
+    posters: str | None = Field(None, description="folder of the POSTERS table; null: movies without posters")
     output: str = Field(description="folder of the MOVIES table")
     overwrite: bool = Field(False, description="replace what another configuration left in output")
     language: str | None = Field(
         "en", description="ISO 639-1 code of the original language of the movies kept, beside unknown ones; null: all"
     )
     min_words: int = Field(6, ge=0, description="words a plot must have; 0 keeps movies without a plot")
+    require_poster: bool = Field(False, description="keep only movies that have a poster")
     val_share: float = Field(0.1, gt=0, lt=0.5, description="of the groups of movies with equal plots")
     test_share: float = Field(0.1, gt=0, lt=0.5, description="of the groups of movies with equal plots")
     seed: int = Field(0, ge=0, description="of the split")
+
+    @model_validator(mode="after")
+    def _posters_to_require(self) -> Self:
+        if self.require_poster and self.posters is None:
+            raise ValueError("require_poster=true: needs the POSTERS table; give it as posters=DIR")
+        return self
 
 
 def build_dataset(config: DatasetConfig) -> Manifest:
@@ -47,14 +58,16 @@ def build_dataset(config: DatasetConfig) -> Manifest:
         InputError: a table is missing or of another kind, a catalogued movie is not enriched, or no movie is left.
     """
     catalog, enriched = Table(config.catalog, CATALOG), Table(config.enriched, ENRICHED)
-    inputs = {"catalog": catalog.manifest.fingerprint, "enriched": enriched.manifest.fingerprint}
-    settings = config.to_settings(without=("catalog", "enriched", "output", "overwrite"))
+    posters = None if config.posters is None else Table(config.posters, POSTERS)
+    tables = {"catalog": catalog, "enriched": enriched} | ({} if posters is None else {"posters": posters})
+    inputs = {role: table.manifest.fingerprint for role, table in tables.items()}
+    settings = config.to_settings(without=("catalog", "enriched", "posters", "output", "overwrite"))
     writer = TableWriter(config.output, MOVIES, Recipe(job="dataset", settings=settings, inputs=inputs))
     found = writer.begin(overwrite=config.overwrite)
     if found is not None:
         return found
     curation: Counter[str] = Counter()
-    for part in _join(catalog, enriched):
+    for part in _join(catalog, enriched, posters):
         writer.write(_movies(part, config, curation))
     _require_movies(config, curation)
     rows = writer.written(["split", "plot"])
@@ -89,8 +102,8 @@ def split_of(group: str, config: DatasetConfig) -> str:
     return "val" if position < config.test_share + config.val_share else "train"
 
 
-def _join(catalog: Table, enriched: Table) -> Iterator[pa.Table]:
-    """Catalogue and plots of the same movies, a bounded part at a time; the catalogue is small and stays in memory."""
+def _join(catalog: Table, enriched: Table, posters: Table | None) -> Iterator[pa.Table]:
+    """What is known of the same movies, a bounded part at a time; the catalogue is small and stays in memory."""
     movies = catalog.read(["imdb_id", "title", "genres"])
     missing = pc.invert(pc.is_in(movies["imdb_id"], enriched.read(["imdb_id"])["imdb_id"]))
     if pc.any(missing).as_py():
@@ -99,12 +112,23 @@ def _join(catalog: Table, enriched: Table) -> Iterator[pa.Table]:
             "run jobs/enrich.py on that catalogue again"
         )
     columns = ["imdb_id", "plot", "language"]
-    for batch in enriched.dataset.to_batches(columns=columns, batch_size=_ROWS_PER_PART):
+    batch_size = _ROWS_PER_PART if posters is None else _ROWS_PER_PART_WITH_POSTERS
+    for batch in enriched.dataset.to_batches(columns=columns, batch_size=batch_size):
         part = pa.Table.from_batches([batch])
         row = pc.index_in(part["imdb_id"], movies["imdb_id"])
         known = row.is_valid()
         part, row = part.filter(known), row.filter(known)
-        yield part.append_column("title", movies["title"].take(row)).append_column("genres", movies["genres"].take(row))
+        part = part.append_column("title", movies["title"].take(row))
+        part = part.append_column("genres", movies["genres"].take(row))
+        yield part.append_column("image", _images(part["imdb_id"], posters))
+
+
+def _images(ids: pa.ChunkedArray, posters: Table | None) -> pa.Array | pa.ChunkedArray:
+    """The posters of some movies, null where there is none."""
+    if posters is None:
+        return pa.nulls(len(ids), pa.binary())
+    found = posters.read(["imdb_id", "image"], filter=pc.field("imdb_id").isin(ids))
+    return found["image"].take(pc.index_in(ids, found["imdb_id"]))
 
 
 def _movies(part: pa.Table, config: DatasetConfig, curation: Counter[str]) -> pa.Table:
@@ -112,6 +136,8 @@ def _movies(part: pa.Table, config: DatasetConfig, curation: Counter[str]) -> pa
     for step, keep in _steps(config).items():
         part = part.filter(keep(part))
         curation[step] += part.num_rows
+    if config.posters is not None and not config.require_poster:
+        curation[_POSTERS_AVAILABLE] += part["image"].is_valid().sum().as_py()
     plots, ids = part["plot"].to_pylist(), part["imdb_id"].to_pylist()
     groups = [normalise(plot or "") or imdb_id for plot, imdb_id in zip(plots, ids, strict=True)]
     labels = np.array([encode(genres) for genres in part["genres"].to_pylist()]).reshape(-1, len(GENRES))
@@ -120,7 +146,7 @@ def _movies(part: pa.Table, config: DatasetConfig, curation: Counter[str]) -> pa
         "split": pa.array([split_of(group, config) for group in groups], pa.string()),
         "title": part["title"],
         "plot": part["plot"],
-        "image": pa.nulls(part.num_rows, pa.binary()),
+        "image": part["image"],
         "labels": per_genre(labels),
     }
     return pa.table(columns)
@@ -134,6 +160,8 @@ def _steps(config: DatasetConfig) -> dict[str, Any]:
     if config.min_words:
         name = f"plot of {config.min_words} words or more"
         steps[name] = lambda part: pc.greater_equal(_num_words(part["plot"]), config.min_words)
+    if config.require_poster:
+        steps[_POSTERS_AVAILABLE] = lambda part: part["image"].is_valid()
     return steps
 
 
@@ -142,7 +170,8 @@ def _num_words(plots: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _require_movies(config: DatasetConfig, curation: Counter[str]) -> None:
-    if not curation or min(curation.values()) == 0:
+    needed = [rows for step, rows in curation.items() if step != _POSTERS_AVAILABLE or config.require_poster]
+    if not needed or min(needed) == 0:
         steps = ", ".join(f"{step} {rows:,}" for step, rows in curation.items())
         raise InputError(f"{config.enriched}: no movie is left to learn from ({steps}); check language and min_words")
 

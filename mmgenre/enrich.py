@@ -1,35 +1,35 @@
-"""CATALOG → ENRICHED: plot, language and poster address of every movie, from a web service or an enriched file.
+"""CATALOG → ENRICHED: plot, language and poster address of every movie, from web services or an enriched file.
 
-A web service is asked by Ray Data actors under one rate limit. Answers are written a batch at a time, so a run
-that is killed is gone on with, and a catalogue that has grown costs only its new movies.
+Web services are asked by Ray Data actors under one rate limit. The table is the cache: a run asks only for titles
+that are new, could not be had before, or are older than one may keep them; what a killed run wrote is kept.
 """
 
 import asyncio
-from datetime import UTC, datetime
-from typing import Any
-from urllib.parse import urlsplit
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmgenre import cluster
 from mmgenre.config import Config
+from mmgenre.fetching import Crew, fetch
+from mmgenre.growing import GrowingTable
 from mmgenre.manifest import Manifest, Recipe
-from mmgenre.progress import Progress
-from mmgenre.providers import DumpConfig, ProviderConfig, TmdbConfig
-from mmgenre.providers.http import Client, HttpConfig
-from mmgenre.providers.tmdb import TmdbKey
-from mmgenre.rate_limit import ClusterPace, Unhurried, rate_limiter
+from mmgenre.progress import Progress, duration
+from mmgenre.providers import DumpConfig, ProviderConfig, TmdbConfig, WebServiceConfig
+from mmgenre.providers.source import Source
 from mmgenre.schema import CATALOG, ENRICHED, EnrichStatus
-from mmgenre.streams import write
-from mmgenre.tables import Table, TableWriter
+from mmgenre.tables import Table
+from mmgenre.titles import Titles, check
+from mmgenre.web import HttpConfig
 
-# Movies of one written part: at 40 requests a second, what ten seconds bring.
-_PART = 400
-# Requests that one call to the rate limiter asks leave for.
-_LEASE = 8
+# Later stages do not care when a title was asked for.
+_CONTENT = [name for name in ENRICHED.names if name not in ("fetched_at", "detail")]
 
 
 class EnrichConfig(Config):
@@ -39,100 +39,153 @@ class EnrichConfig(Config):
     output: str = Field(description="folder of the ENRICHED table; what it holds already is not asked for again")
     overwrite: bool = Field(False, description="replace what another configuration left in output")
     provider: ProviderConfig = TmdbConfig()
-    requests_per_second: float = Field(40, gt=0, description="of all actors together")
+    fallback: WebServiceConfig | None = Field(None, description="fills in what the provider, a web service, lacks")
+    requests_per_second: float = Field(40, gt=0, description="of all actors and jobs together, at each web service")
+    max_age_days: float | None = Field(180, ge=0, description="older answers are asked for again; null: never")
+    dry_run: bool = Field(False, description="only say how many titles would be asked for, and how long it would take")
     actors: int = Field(1, ge=1, description="processes that send requests")
     http: HttpConfig = HttpConfig()
 
+    @model_validator(mode="after")
+    def _two_services(self) -> Self:
+        if self.fallback is not None and self.provider.kind in ("dump", self.fallback.kind):
+            raise ValueError(
+                f"fallback {self.fallback.kind} cannot stand beside provider {self.provider.kind}; "
+                "it fills in what another web service lacks"
+            )
+        return self
 
-def enrich(config: EnrichConfig, key: TmdbKey | None = None) -> Manifest:
+
+@dataclass(frozen=True)
+class Plan:
+    """Which titles a run asks for, by why, and how fast."""
+
+    total: int
+    new: int
+    unreachable: int
+    old: int
+    requests_per_second: float
+
+    @property
+    def due(self) -> int:
+        """Titles in all."""
+        return self.new + self.unreachable + self.old
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        reasons = f"new {self.new:,}, unreachable before {self.unreachable:,}, too old {self.old:,}"
+        time = duration(self.due / self.requests_per_second)
+        return (
+            f"enrich: {self.due:,} of {self.total:,} titles would be fetched ({reasons}), {time} at "
+            f"{self.requests_per_second:g} requests/s"
+        )
+
+
+def plan(config: EnrichConfig) -> Plan:
+    """What `enrich` would ask for; nothing is asked or written. Raises InputError like it."""
+    catalog = Table(config.catalog, CATALOG)
+    return _due(catalog, _table(config, catalog), config)[1]
+
+
+def enrich(config: EnrichConfig, environment: Mapping[str, str] = os.environ) -> Manifest:
     """One ENRICHED row for each CATALOG row.
 
     Args:
         config: from where to where.
-        key: the web service's; by default the environment's.
+        environment: holds the keys of the web services.
 
     Raises:
-        InputError: no catalogue, no key or a refused one, a service or a file that cannot be read, a used output.
+        InputError: no catalogue, no key or a refused one, a service or a file that cannot be read, a used output,
+            a service that has given what it gives in a day.
     """
     catalog = Table(config.catalog, CATALOG)
-    # Where a service is reached does not change what it says.
-    settings = {"provider": config.provider.to_settings(without=("base_url", "image_url"))}
-    recipe = Recipe(job="enrich", settings=settings, inputs={"catalog": catalog.manifest.fingerprint})
-    writer = TableWriter(config.output, ENRICHED, recipe)
-    found = writer.begin(overwrite=config.overwrite, keep="all")
-    if found is not None:
+    table = _table(config, catalog)
+    due, planned = _due(catalog, table, config)
+    found = table.finished()
+    if found is not None and not planned.due:
         return found
-    movies = catalog.read(["imdb_id"])["imdb_id"]
-    missing = movies.filter(pc.invert(pc.is_in(movies, writer.written()["imdb_id"])))
     if isinstance(config.provider, DumpConfig):
-        _copy(config.provider, missing, writer)
-    elif len(missing):
-        _ask(config, config.provider, key or TmdbKey.from_environment(), missing)
-    return writer.finish(rows_in=len(movies), notes={"curation": catalog.manifest.notes.get("curation", [])})
+        rows = _copy(config.provider, due)
+        table.start()
+        table.write(rows)
+    elif planned.due:
+        _ask(config, config.provider, due, table, environment)
+    else:
+        table.start()
+    notes = {"curation": catalog.manifest.notes.get("curation", [])}
+    return table.finish(rows_in=planned.total, content=_CONTENT, notes=notes)
 
 
-def _copy(provider: DumpConfig, missing: pa.ChunkedArray, writer: TableWriter) -> None:
-    """Rows of an enriched file for the missing movies; those it does not have are `not_found`."""
+def _table(config: EnrichConfig, catalog: Table) -> GrowingTable:
+    recipe = Recipe(job="enrich", settings=_settings(config), inputs={"catalog": catalog.manifest.fingerprint})
+    return GrowingTable(config.output, ENRICHED, recipe, overwrite=config.overwrite)
+
+
+def _settings(config: EnrichConfig) -> dict[str, Any]:
+    """What the rows depend on: where a service is reached does not change what it says."""
+    services = {"provider": config.provider, "fallback": config.fallback}
+    return {
+        name: service.to_settings(without=("base_url", "image_url"))
+        for name, service in services.items()
+        if service is not None
+    }
+
+
+def _due(catalog: Table, table: GrowingTable, config: EnrichConfig) -> tuple[pa.ChunkedArray, Plan]:
+    """The ids to be asked for, the new ones first."""
+    movies = catalog.read(["imdb_id"])["imdb_id"]
+    cached = table.latest(["imdb_id", "status", "fetched_at"])
+    place = pc.index_in(movies, cached["imdb_id"])
+    is_new = place.is_null()
+    unreachable = pc.fill_null(pc.equal(cached["status"].take(place), EnrichStatus.UNREACHABLE), False)
+    old = pa.chunked_array([pa.repeat(False, len(movies))])
+    if config.max_age_days is not None and not isinstance(config.provider, DumpConfig):
+        oldest = datetime.now(UTC) - timedelta(days=config.max_age_days)
+        old = pc.fill_null(
+            pc.less(cached["fetched_at"].take(place), pa.scalar(oldest, ENRICHED.field("fetched_at").type)), False
+        )
+    old = pc.and_not(old, unreachable)
+    groups = [movies.filter(group) for group in (is_new, unreachable, old)]
+    planned = Plan(len(movies), len(groups[0]), len(groups[1]), len(groups[2]), config.requests_per_second)
+    return pa.chunked_array([chunk for group in groups for chunk in group.chunks], pa.string()), planned
+
+
+def _copy(provider: DumpConfig, movies: pa.ChunkedArray) -> pa.Table:
+    """Rows of an enriched file for some movies; those it does not have are `not_found`."""
     found = pa.Table.from_batches(provider.batches())
-    row_of_movie = pc.index_in(missing, found["imdb_id"])
-    fields = {name: found[name].take(row_of_movie) for name in found.column_names if name != "imdb_id"}
-    status = pc.if_else(row_of_movie.is_valid(), EnrichStatus.OK, EnrichStatus.NOT_FOUND)
-    writer.write(_rows(provider.kind, {"imdb_id": missing, "status": status, **fields}))
+    place = pc.index_in(movies, found["imdb_id"])
+    status = pc.if_else(place.is_valid(), EnrichStatus.OK, EnrichStatus.NOT_FOUND)
+    known: dict[str, Any] = {
+        "imdb_id": movies,
+        "provider": pa.repeat(provider.kind, len(movies)),
+        "status": status,
+        "fetched_at": pa.repeat(datetime.now(UTC).replace(microsecond=0), len(movies)),
+    }
+    known |= {name: found[name].take(place) for name in found.column_names if name != "imdb_id"}
+    columns = [known.get(field.name, pa.nulls(len(movies), field.type)) for field in ENRICHED]
+    return pa.table(columns, names=ENRICHED.names)
 
 
-def _ask(config: EnrichConfig, provider: TmdbConfig, key: TmdbKey, missing: pa.ChunkedArray) -> None:
-    """Ask a web service for the missing movies, and write what it says."""
-    asyncio.run(_check(provider, key, config.http))
+def _ask(
+    config: EnrichConfig,
+    provider: WebServiceConfig,
+    due: pa.ChunkedArray,
+    table: GrowingTable,
+    environment: Mapping[str, str],
+) -> None:
+    """Ask web services for some movies, and write what they say."""
+    sources: list[Source] = [
+        service.build(environment) for service in (provider, config.fallback) if service is not None
+    ]
+    for source in sources:
+        asyncio.run(check(source, config.http))
     cluster.connect()
-    ids = pa.table({"imdb_id": missing.combine_chunks()})
-    batches = [ids.slice(start, _PART) for start in range(0, len(ids), _PART)]
-    answers = ray.data.from_arrow(batches).map_batches(
-        Ask,
-        fn_constructor_args=(config, provider, key),
-        batch_size=_PART,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=config.actors),
+    table.start()
+    crew = Crew(
+        build=lambda: Titles(sources, config.requests_per_second, config.http),
+        actors=config.actors,
         # Actors wait for the network: they leave the CPUs to others.
-        num_cpus=cluster.SHARE_OF_WAITING,
+        cpus=cluster.SHARE_OF_WAITING,
     )
-    progress = Progress("enrich", len(missing))
-    for statuses in write(answers, config.output, ENRICHED, _PART):
-        progress.add(statuses)
-
-
-async def _check(provider: TmdbConfig, key: TmdbKey, http: HttpConfig) -> None:
-    client = Client(provider.build(key), Unhurried(), http)
-    try:
-        await client.check()
-    finally:
-        await client.close()
-
-
-class Ask:
-    """Ray Data stage: batches of ids become ENRICHED rows."""
-
-    def __init__(self, config: EnrichConfig, provider: TmdbConfig, key: TmdbKey):
-        limiter = rate_limiter(urlsplit(provider.base_url).netloc, config.requests_per_second)
-        self._kind = provider.kind
-        self._client = Client(provider.build(key), ClusterPace(limiter, _LEASE), config.http)
-        # One loop for the actor's life, because the connections belong to it.
-        self._loop = asyncio.new_event_loop()
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """All titles of a batch at once, as far as the limits allow."""
-        ids = batch["imdb_id"].to_pylist()
-        found = self._loop.run_until_complete(self._fetch(ids))
-        names = [name for name in ENRICHED.names if any(name in row for row in found)]
-        return _rows(self._kind, {"imdb_id": ids} | {name: [row.get(name) for row in found] for name in names})
-
-    async def _fetch(self, ids: list[str]) -> list[dict[str, Any]]:
-        return await asyncio.gather(*map(self._client.fetch, ids))
-
-
-def _rows(provider: str, fields: dict[str, Any]) -> pa.Table:
-    """ENRICHED rows from the columns there are; the others are null."""
-    num_rows = len(fields["imdb_id"])
-    now = datetime.now(UTC).replace(microsecond=0)
-    known = {"provider": [provider] * num_rows, "fetched_at": [now] * num_rows} | fields
-    columns = [known.get(field.name, pa.nulls(num_rows, field.type)) for field in ENRICHED]
-    return pa.table(columns, names=ENRICHED.names).cast(ENRICHED)
+    progress = Progress("enrich", len(due), config.requests_per_second)
+    fetch(pa.table({"imdb_id": due}), crew, table, progress)

@@ -101,27 +101,56 @@ class Output:
         Raises:
             InputError: the folder holds an output of another recipe, or something else altogether.
         """
+        found = self.finished()
+        if found is None:
+            self.start(keeps=self.keeps(overwrite=overwrite, keep=keep))
+        return found
+
+    def finished(self) -> Manifest | None:
+        """The manifest of an output that is complete, and made from the same recipe."""
         found = read_manifest(self.directory)
-        if found is not None and found.recipe == self.recipe:
-            return found
+        return found if found is not None and found.recipe == self.recipe else None
+
+    def keeps(self, *, overwrite: bool, keep: Keep) -> bool:
+        """Whether a run would keep what is there; changes nothing. Arguments and errors are those of `begin`."""
+        found = read_manifest(self.directory)
         previous = found.recipe if found is not None else self._started()
         if previous is None:
             self._require_empty()
-        elif not self._goes_on(previous, unfinished=found is None, keep=keep):
-            if not overwrite and (found is not None or (keep != "nothing" and self._owned_names())):
-                raise InputError(self._refusal(previous))
+            return True
+        keeps = self._goes_on(previous, unfinished=found is None, keep=keep)
+        if not keeps and not overwrite and (found is not None or (keep != "nothing" and self._owned_names())):
+            raise InputError(self._refusal(previous))
+        return keeps
+
+    def start(self, *, keeps: bool) -> None:
+        """Mark the folder as being written, after clearing it of what is not kept."""
+        if not keeps:
             self._clear()
-        content = self.recipe.model_dump_json(indent=2).encode()
-        storage.write_bytes(self.path(STARTED), content)
+        storage.write_bytes(self.path(STARTED), self.recipe.model_dump_json(indent=2).encode())
         storage.delete(self.path(MANIFEST))
-        return None
 
     def path(self, name: str) -> str:
         """The location of something inside the folder."""
         return storage.join(self.directory, name)
 
-    def complete(self, rows_in: int, statuses: dict[str, int], notes: dict[str, Any], files: list[str]) -> Manifest:
-        """Write the manifest, and so mark the output complete; `statuses` counts its rows."""
+    def complete(
+        self,
+        rows_in: int,
+        statuses: dict[str, int],
+        notes: dict[str, Any],
+        files: list[str],
+        fingerprint: str | None = None,
+    ) -> Manifest:
+        """Write the manifest, and so mark the output complete.
+
+        Args:
+            rows_in: the rows that the stage read.
+            statuses: its own rows, counted by status.
+            notes: JSON values to remember.
+            files: the parts of a table.
+            fingerprint: equal for equal content; by default every run makes another output.
+        """
         manifest = Manifest(
             recipe=self.recipe,
             versions=_versions(),
@@ -131,7 +160,7 @@ class Output:
             rows=sum(statuses.values()),
             statuses={name: count for name, count in statuses.items() if name},
             notes=notes,
-            fingerprint=uuid.uuid4().hex,
+            fingerprint=fingerprint or uuid.uuid4().hex,
             files=files,
         )
         storage.write_bytes(self.path(MANIFEST), manifest.model_dump_json(indent=2).encode())

@@ -1,8 +1,9 @@
-"""The whole line, each stage a table: dump → CATALOG → ENRICHED → MOVIES → checkpoint → PREDICTIONS → report."""
+"""The whole line, each stage a table: dump → catalogue → plots → posters → dataset → checkpoint → tags → report."""
 
+import os
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -13,8 +14,9 @@ from mmgenre.dataset import DatasetConfig, build_dataset
 from mmgenre.enrich import EnrichConfig, enrich
 from mmgenre.evaluate import EvaluateConfig, Report, compare, evaluate
 from mmgenre.manifest import Manifest, read_manifest
+from mmgenre.posters import PostersConfig, posters
 from mmgenre.predict import TagConfig, tag
-from mmgenre.providers.tmdb import TmdbConfig, TmdbKey
+from mmgenre.providers import TmdbConfig
 from mmgenre.sandbox.catalogue import DUMP
 from mmgenre.sandbox.serve import ServeConfig, prepare, serving
 from mmgenre.train import TrainConfig, train
@@ -35,8 +37,15 @@ class PipelineConfig(Config):
     sandbox: ServeConfig | None = Field(None, description="a local stand-in for TMDB; null: the real one")
     catalog: CatalogConfig
     enrich: EnrichConfig
+    posters: PostersConfig | None = Field(None, description="posters of the movies; null: none are downloaded")
     dataset: DatasetConfig
     models: dict[str, ModelRun] = Field(min_length=1, description="by a name of your choice")
+
+    @model_validator(mode="after")
+    def _for_real(self) -> Self:
+        if self.enrich.dry_run:
+            raise ValueError("enrich.dry_run=true: the later stages need the table; use jobs/enrich.py for the plan")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -59,7 +68,11 @@ class PipelineConfig(Config):
         fill("catalog", output=storage.join(root, "catalog"))
         tables = {name: storage.join(root, name) for name in ("catalog", "enriched", "movies")}
         fill("enrich", catalog=tables["catalog"], output=tables["enriched"])
-        fill("dataset", catalog=tables["catalog"], enriched=tables["enriched"], output=tables["movies"])
+        inputs = {"catalog": tables["catalog"], "enriched": tables["enriched"]}
+        if chained.get("posters") is not None:
+            inputs["posters"] = storage.join(root, "posters")
+            fill("posters", enriched=tables["enriched"], output=inputs["posters"])
+        fill("dataset", **inputs, output=tables["movies"])
         models = chained.get("models")
         if isinstance(models, dict):
             chained["models"] = {
@@ -90,21 +103,31 @@ def run_pipeline(config: PipelineConfig) -> str:
     if config.sandbox is not None:
         prepare(config.sandbox)
     _stage("catalog", lambda: catalog(config.catalog), config.catalog.output)
-    _stage("enrich", lambda: _enrich(config), config.enrich.output)
+    _fetch(config)
     _stage("dataset", lambda: build_dataset(config.dataset), config.dataset.output)
     reports = {name: _run_model(name, run) for name, run in config.models.items()}
     details = "\n\n".join(f"{name}: {report}" for name, report in reports.items())
     return f"\n{details}\n\n{compare(reports)}" if len(reports) > 1 else f"\n{details}"
 
 
-def _enrich(config: PipelineConfig) -> Manifest:
+def _fetch(config: PipelineConfig) -> None:
+    """The stages that ask the outside world, or the sandbox in its place."""
     provider = config.enrich.provider
     if config.sandbox is None or not isinstance(provider, TmdbConfig):
-        return enrich(config.enrich)
+        _enrich_and_download(config.enrich, config.posters, os.environ)
+        return
     with serving(config.sandbox) as sandbox:
         urls = {"base_url": sandbox.base_url, "image_url": sandbox.image_url}
         local = config.enrich.model_copy(update={"provider": provider.model_copy(update=urls)})
-        return enrich(local, TmdbKey.from_token(sandbox.token))
+        hosts = {"allowed_hosts": (sandbox.base_url.removeprefix("http://"),), "allow_private": True}
+        images = config.posters and config.posters.model_copy(update=hosts)
+        _enrich_and_download(local, images, {"TMDB_TOKEN": sandbox.token})
+
+
+def _enrich_and_download(titles: EnrichConfig, images: PostersConfig | None, environment: Mapping[str, str]) -> None:
+    _stage("enrich", lambda: enrich(titles, environment), titles.output)
+    if images is not None:
+        _stage("posters", lambda: posters(images), images.output)
 
 
 def _run_model(name: str, run: ModelRun) -> Report:

@@ -15,28 +15,41 @@ class Progress:
     Args:
         job: name at the head of each line.
         total: rows there will be.
+        limit: requests per second that are allowed, for jobs that have a limit.
         every_s: seconds between two lines.
     """
 
-    def __init__(self, job: str, total: int, every_s: float = 10):
-        self._job, self._total, self._every_s = job, total, every_s
+    def __init__(self, job: str, total: int, limit: float | None = None, every_s: float = 10):
+        self._job, self._total, self._limit, self._every_s = job, total, limit, every_s
         self._statuses: Counter[str] = Counter()
+        self._num_requests = 0
         self._began = self._said = time.monotonic()
 
-    def add(self, statuses: Mapping[str, int]) -> None:
-        """Rows that are written, by status; prints a line when it is time for one."""
+    def add(self, statuses: Mapping[str, int], num_requests: int = 0) -> None:
+        """Rows that are written, by status, and the requests they took; prints a line when it is time for one."""
         self._statuses.update(statuses)
+        self._num_requests += num_requests
         now = time.monotonic()
         if now - self._said >= self._every_s:
-            self._said = now
             print(self._line(now), flush=True)  # noqa: T201 - this is what the class is for
+            self._said = now
 
     def _line(self, now: float) -> str:
-        done = self._statuses.total()
-        rate = done / (now - self._began)
+        done, seconds = self._statuses.total(), now - self._began
         statuses = ", ".join(f"{status} {count:,}" for status, count in sorted(self._statuses.items()))
-        left = f", {(self._total - done) / rate:,.0f} s to go" if done else ""
-        return f"{self._job}: {done:,}/{self._total:,} rows ({statuses}), {rate:,.1f} rows/s{left}"
+        rate = f"{done / seconds:,.1f} rows/s"
+        if self._limit is not None:
+            rate = f"{self._num_requests / seconds:,.1f} of {self._limit:,g} requests/s"
+        left = f", {duration((self._total - done) * seconds / done)} to go" if done else ""
+        return f"{self._job}: {done:,}/{self._total:,} rows ({statuses}), {rate}{left}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people, such as 42 s, 7 min or 4 h 51 min."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:,.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @contextlib.contextmanager

@@ -1,90 +1,155 @@
-"""One rate limit for a whole cluster: an actor that tells everybody when the next requests may go out."""
+"""One rate limit for a whole cluster: an actor that tells every process of every job when its requests may go out.
+
+No second holds more requests than the limit and the burst, which is what LATE_S of the limit are.
+"""
 
 import asyncio
+import random
 import time
+from importlib.metadata import version
+from typing import Any
 
 import ray
 
+# A request may go out this much after its turn; one that would be later takes another turn. So processes that are
+# held up for a moment do not fall behind the limit, and those held up longer do not catch up in a rush.
+LATE_S = 0.25
+# What one call to the actor brings: fewer calls, or turns that are given back sooner after a pause.
+_LEASE_S = 0.2
+# After a 429 the rate is halved, and grows back by this share of the limit each second.
+_RECOVERY_PER_S = 1 / 60
+_LOWEST_SHARE = 1 / 20
+_LONGEST_PAUSE_S = 60
+
 
 class TokenBucket:
-    """Spaces requests evenly (the virtual scheduling form of the generic cell rate algorithm, ITU-T I.371).
+    """Spaces requests evenly, and slows down when the server has had too many.
 
-    Args:
-        requests_per_second: the rate that is not exceeded.
+    Source: the virtual scheduling form of the generic cell rate algorithm, ITU-T I.371; additive increase and
+    multiplicative decrease, Chiu and Jain 1989.
     """
 
-    def __init__(self, requests_per_second: float):
-        self.interval = 1 / requests_per_second
+    def __init__(self) -> None:
         self._next = 0.0
+        self._share, self._since = 1.0, 0.0
+        self._refusals = 0
+        self._quiet_until = 0.0
 
-    def lease(self, num_requests: int, now: float) -> float:
-        """Seconds to wait until the first of several requests; the others follow it an interval apart."""
-        start = max(self._next, now)
-        self._next = start + num_requests * self.interval
-        return start - now
+    def lease(self, num_requests: int, requests_per_second: float, now: float) -> tuple[float, float]:
+        """Seconds to wait until the first of several requests, and from each to the next.
 
-    def pause(self, seconds: float, now: float) -> None:
-        """No requests for a while: the server asked for it."""
-        self._next = max(self._next, now + seconds)
+        The first number is negative where turns that nobody took in the last moments are made up for.
+        """
+        interval = 1 / (requests_per_second * self.share(now))
+        start = max(self._next, now - LATE_S / 2)
+        self._next = start + num_requests * interval
+        return start - now, interval
+
+    def refused(self, seconds: float | None, now: float, jitter: float) -> None:
+        """The server answered 429: nothing goes out for so many seconds, or for a growing time where it gives none.
+
+        Args:
+            seconds: of the Retry-After header.
+            now: seconds on any clock.
+            jitter: from 0.5 to 1, by which a pause of our own choice is multiplied.
+        """
+        if now < self._quiet_until:
+            # Requests that were under way when the pause began: one event, not many.
+            self._hold_until(now + (seconds or 0))
+            return
+        self._refusals = self._refusals + 1 if now < self._quiet_until + _LONGEST_PAUSE_S else 1
+        own = jitter * min(_LONGEST_PAUSE_S, 2.0**self._refusals)
+        self._share = max(_LOWEST_SHARE, self.share(now) / 2)
+        self._hold_until(now + (own if seconds is None else seconds))
+        self._since = self._quiet_until
+
+    def share(self, now: float) -> float:
+        """What of the limit is used at present."""
+        return min(1.0, self._share + max(0.0, now - self._since) * _RECOVERY_PER_S)
+
+    def _hold_until(self, until: float) -> None:
+        self._quiet_until = max(self._quiet_until, until)
+        self._next = max(self._next, self._quiet_until)
 
 
 class RateLimiter:
     """The bucket as an actor, by the clock of the machine it runs on."""
 
-    def __init__(self, requests_per_second: float):
-        self._bucket = TokenBucket(requests_per_second)
+    def __init__(self) -> None:
+        self._bucket = TokenBucket()
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            # The one before may have given turns away that are still to come.
+            self._bucket.lease(1, 1.0, time.monotonic())
 
-    def lease(self, num_requests: int) -> tuple[float, float]:
+    def lease(self, num_requests: int, requests_per_second: float) -> tuple[float, float]:
         """Seconds until the first of several requests, and from each to the next."""
-        return self._bucket.lease(num_requests, time.monotonic()), self._bucket.interval
+        return self._bucket.lease(num_requests, requests_per_second, time.monotonic())
 
-    def pause(self, seconds: float) -> None:
+    def refused(self, seconds: float | None) -> None:
         """Hold back all requests that have no leave yet."""
-        self._bucket.pause(seconds, time.monotonic())
+        jitter = random.uniform(0.5, 1)  # noqa: S311 - not a secret
+        self._bucket.refused(seconds, time.monotonic(), jitter)
 
 
-def rate_limiter(name: str, requests_per_second: float) -> ray.actor.ActorHandle:
-    """The cluster's limiter of that name, started if there is none yet."""
-    options = {"name": f"mmgenre-rate-{name}", "get_if_exists": True, "num_cpus": 0}
-    return ray.remote(RateLimiter).options(**options).remote(requests_per_second)
+def rate_limiter(host: str) -> Any:
+    """The cluster's limiter for a host, started if there is none yet; it outlives the job, for others use it too."""
+    options = {
+        "name": host,
+        # Jobs have namespaces of their own, this one is for all of them that run the same code.
+        "namespace": f"mmgenre-{version('mmgenre')}-rates",
+        "lifetime": "detached",
+        "get_if_exists": True,
+        "num_cpus": 0,
+        "max_restarts": -1,
+        "max_task_retries": -1,
+    }
+    return ray.remote(RateLimiter).options(**options).remote()
 
 
 class ClusterPace:
-    """One process's view of the limiter: asks leave for several requests at a time.
+    """One process's view of the limiter: takes several turns at a time, as many as there are requests waiting.
 
     Args:
         limiter: the actor.
-        lease_size: requests asked for at once.
+        requests_per_second: of all processes together.
     """
 
-    def __init__(self, limiter: ray.actor.ActorHandle, lease_size: int):
+    def __init__(self, limiter: Any, requests_per_second: float):
         self._limiter = limiter
-        self._lease_size = lease_size
+        self._rate = requests_per_second
+        self._most = max(1, round(requests_per_second * _LEASE_S))
         self._turns: list[float] = []
+        self._waiting = 0
+        self._pauses = 0
         self._asking = asyncio.Lock()
 
     async def wait(self) -> None:
         """Return when it is this request's turn."""
-        async with self._asking:
-            if not self._turns:
-                delay, interval = await self._limiter.lease.remote(self._lease_size)
-                first = time.monotonic() + delay
-                self._turns = [first + index * interval for index in range(self._lease_size)]
-            turn = self._turns.pop(0)
-        await asyncio.sleep(turn - time.monotonic())
+        self._waiting += 1
+        try:
+            while not await self._take_turn():
+                pass
+        finally:
+            self._waiting -= 1
 
-    async def pause(self, seconds: float) -> None:
+    async def pause(self, seconds: float | None) -> None:
         """The server wants quiet: give up the turns in hand and hold back everybody's."""
         self._turns = []
-        await self._limiter.pause.remote(seconds)
+        self._pauses += 1
+        await self._limiter.refused.remote(seconds)
 
+    async def _take_turn(self) -> bool:
+        """Wait for the next turn; False where it came too late, or a pause between."""
+        async with self._asking:
+            if not self._turns:
+                self._turns = await self._lease()
+            turn, pauses = self._turns.pop(0), self._pauses
+        await asyncio.sleep(turn - time.monotonic())
+        return pauses == self._pauses and time.monotonic() - turn < LATE_S
 
-class Unhurried:
-    """The pace of a single request."""
-
-    async def wait(self) -> None:
-        """At once."""
-
-    async def pause(self, seconds: float) -> None:
-        """As long as asked."""
-        await asyncio.sleep(seconds)
+    async def _lease(self) -> list[float]:
+        """Times of the next turns, by this machine's clock."""
+        num_turns = min(self._waiting, self._most)
+        delay, interval = await self._limiter.lease.remote(num_turns, self._rate)
+        first = time.monotonic() + delay
+        return [first + index * interval for index in range(num_turns)]

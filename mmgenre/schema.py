@@ -37,6 +37,20 @@ ENRICHED = pa.schema(
         _required("fetched_at", pa.timestamp("s", tz="UTC")),
     ]
 )
+POSTERS = pa.schema(
+    [
+        _required("imdb_id", pa.string()),
+        _required("status", pa.string()),
+        pa.field("image", pa.binary()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        # Of the image; rows of one placeholder share it, though they hold no image.
+        pa.field("sha256", pa.string()),
+        pa.field("detail", pa.string()),
+        # Where it came from: when a movie's poster changes, so does its address.
+        pa.field("poster_url", pa.string()),
+    ]
+)
 MOVIES = pa.schema(
     [
         _required("imdb_id", pa.string()),
@@ -64,6 +78,19 @@ class EnrichStatus(StrEnum):
 
     OK = "ok"
     NOT_FOUND = "not_found"
+    UNREACHABLE = "unreachable"
+
+
+class PosterStatus(StrEnum):
+    """What became of a movie's poster."""
+
+    OK = "ok"
+    NO_POSTER = "no_poster"
+    NOT_FOUND = "not_found"
+    PLACEHOLDER = "placeholder"
+    NOT_AN_IMAGE = "not_an_image"
+    TOO_LARGE = "too_large"
+    FORBIDDEN = "forbidden"
     UNREACHABLE = "unreachable"
 
 

@@ -76,6 +76,13 @@ def names_in(directory: str) -> list[str]:
     return sorted(info.base_name for info in infos)
 
 
+def sizes_in(directory: str) -> dict[str, int]:
+    """Bytes of each file in a directory, by base name; empty when there is no such directory."""
+    filesystem, path = resolve(directory)
+    infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return {info.base_name: info.size for info in infos if info.type == fs.FileType.File}
+
+
 def read_bytes(location: str) -> bytes:
     """A whole file."""
     filesystem, path = resolve(location)

@@ -20,7 +20,7 @@ from mmgenre.errors import InputError
 from mmgenre.manifest import MANIFEST, STARTED, Keep, Manifest, Output, Recipe, read_manifest
 from mmgenre.schema import conform
 
-_PARTS = "part-*.parquet"
+PARTS = "part-*.parquet"
 
 
 class TableWriter:
@@ -35,7 +35,7 @@ class TableWriter:
     def __init__(self, directory: str, schema: pa.Schema, recipe: Recipe):
         self.directory = directory
         self._schema = schema
-        self._output = Output(directory, recipe, owned=(_PARTS,))
+        self._output = Output(directory, recipe, owned=(PARTS,))
 
     def begin(self, *, overwrite: bool = False, keep: Keep = "nothing") -> Manifest | None:
         """Make the directory ready, or return the manifest of a complete table: see Output.begin."""
@@ -48,7 +48,7 @@ class TableWriter:
 
     def written(self, columns: Sequence[str] = ("imdb_id",)) -> pa.Table:
         """Columns of all rows written so far, in this run or in the one it goes on from."""
-        return _scan(self.directory, _parts(self.directory), self._schema).to_table(columns=list(columns))
+        return scan(self.directory, parts_in(self.directory), self._schema).to_table(columns=list(columns))
 
     def finish(
         self, *, rows_in: int, expected_rows: int | None = None, notes: dict[str, Any] | None = None
@@ -63,12 +63,12 @@ class TableWriter:
         Raises:
             RuntimeError: rows are missing or doubled: a bug, and the table stays incomplete.
         """
-        files = _parts(self.directory)
+        files = parts_in(self.directory)
         if not files:
             files = [write_part(self._schema.empty_table(), self.directory, self._schema)]
         columns = ["imdb_id", "status"] if "status" in self._schema.names else ["imdb_id"]
         rows = self.written(columns)
-        _check_rows(self.directory, rows["imdb_id"], expected_rows)
+        check_rows(self.directory, rows["imdb_id"], expected_rows)
         statuses = count_values(rows["status"]) if "status" in columns else {"": rows.num_rows}
         return self._output.complete(rows_in, statuses, notes or {}, files)
 
@@ -94,7 +94,7 @@ class Table:
     @cached_property
     def dataset(self) -> pads.Dataset:
         """The parts as one pyarrow dataset."""
-        return _scan(self.directory, self.manifest.files, None)
+        return scan(self.directory, self.manifest.files, None)
 
     def read(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
         """The rows, or some columns of some rows, in memory."""
@@ -124,11 +124,13 @@ def count_values(values: pa.ChunkedArray) -> dict[str, int]:
     return {entry["values"]: entry["counts"] for entry in values.value_counts().to_pylist()}
 
 
-def _parts(directory: str) -> list[str]:
-    return fnmatch.filter(storage.names_in(directory), _PARTS)
+def parts_in(directory: str) -> list[str]:
+    """File names of the parts that are there, oldest first, whether the table is complete or not."""
+    return fnmatch.filter(storage.names_in(directory), PARTS)
 
 
-def _scan(directory: str, names: Iterable[str], schema: pa.Schema | None) -> pads.Dataset:
+def scan(directory: str, names: Iterable[str], schema: pa.Schema | None) -> pads.Dataset:
+    """Parts as one dataset, in the order of the names."""
     filesystem, path = storage.resolve(directory)
     files = [storage.join(path, name) for name in names]
     if not files and schema is not None:
@@ -145,7 +147,8 @@ def _require_manifest(directory: str) -> Manifest:
     raise InputError(f"{directory}: no table there; expected a folder with {MANIFEST}, as the jobs write it")
 
 
-def _check_rows(directory: str, ids: pa.ChunkedArray, expected: int | None) -> None:
+def check_rows(directory: str, ids: pa.ChunkedArray, expected: int | None) -> None:
+    """Raise RuntimeError unless ids are distinct and as many as expected."""
     distinct = pc.count_distinct(ids).as_py()
     if distinct != len(ids) or (expected is not None and expected != len(ids)):
         wanted = "" if expected is None else f", expected {expected:,}"

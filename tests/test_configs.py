@@ -11,6 +11,7 @@ from mmgenre.dataset import DatasetConfig
 from mmgenre.enrich import EnrichConfig
 from mmgenre.evaluate import EvaluateConfig
 from mmgenre.pipeline import PipelineConfig
+from mmgenre.posters import PostersConfig
 from mmgenre.predict import TagConfig
 from mmgenre.sandbox.serve import ServeConfig
 from mmgenre.train import TrainConfig
@@ -23,6 +24,7 @@ JOBS = {
     "enrich": (EnrichConfig, ("catalog=IN", "output=OUT")),
     "evaluate": (EvaluateConfig, ("predictions=IN", "movies=IN", "output=OUT")),
     "pipeline": (PipelineConfig, ("output=OUT",)),
+    "posters": (PostersConfig, ("enriched=IN", "output=OUT")),
     "sandbox": (ServeConfig, ("output=OUT",)),
     "tag": (TagConfig, ("checkpoint=IN", "movies=IN", "output=OUT")),
     "train": (TrainConfig, ("dataset=IN", "output=OUT")),

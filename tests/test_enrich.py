@@ -1,23 +1,21 @@
 """Plots from a service that is slow, rude or wrong: one row for each title, each title asked for once, no key told."""
 
-import asyncio
 import gzip
 import json
 import shutil
 import urllib.request
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mmgenre.catalog import CatalogConfig, catalog
-from mmgenre.enrich import EnrichConfig, enrich
+from mmgenre.enrich import EnrichConfig, enrich, plan
 from mmgenre.errors import InputError
 from mmgenre.manifest import MANIFEST, STARTED
-from mmgenre.providers.http import Client, HttpConfig, retry_after
-from mmgenre.providers.tmdb import TmdbConfig, TmdbKey
 from mmgenre.sandbox.catalogue import DUMP, SandboxConfig, generate
 from mmgenre.sandbox.faults import FaultsConfig
 from mmgenre.sandbox.server import Sandbox, ServerConfig
@@ -52,9 +50,14 @@ def serving(world):
 
 
 def ask(sandbox, catalog_folder, output, key=TOKEN, **settings):
+    keys = {"TMDB_TOKEN": key, "OMDB_API_KEY": key} if key else {}
+    return enrich(config_of(sandbox, catalog_folder, output, **settings), keys)
+
+
+def config_of(sandbox, catalog_folder, output, **settings):
     provider = {"kind": "tmdb", "base_url": sandbox.base_url, "image_url": sandbox.image_url}
     values = {"catalog": catalog_folder, "output": str(output), "provider": provider, "requests_per_second": 1000}
-    return enrich(EnrichConfig.parse(values | settings, "test"), None if key is None else TmdbKey.from_token(key))
+    return EnrichConfig.parse(values | settings, "test")
 
 
 def ids(folder, schema=CATALOG):
@@ -121,8 +124,7 @@ def test_a_second_run_asks_nothing(first):
 def test_each_title_is_asked_for_once_and_the_limit_is_kept(first):
     assert first.stats["rate_limited"] == 0
     assert first.stats["max_finds_per_id"] == 1
-    # One more: the question whether the service answers at all.
-    assert first.stats["requests"] == {"find": len(first.rows) + 1}
+    assert first.stats["requests"] == {"find": len(first.rows), "configuration": 1}
     assert max(first.stats["requests_per_second"].values()) <= 150
 
 
@@ -131,7 +133,7 @@ def test_a_grown_catalogue_asks_only_for_its_new_titles(world, first, serving, t
 
     with serving() as sandbox:
         manifest = ask(sandbox, world.catalog, tmp_path / "enriched")
-        asked = sandbox.stats()["requests"]["find"] - 1
+        asked = sandbox.stats()["requests"]["find"]
 
     rows = rows_of(tmp_path / "enriched")
     assert sorted(rows) == ids(world.catalog)
@@ -145,17 +147,71 @@ def test_a_killed_run_asks_only_for_what_it_had_not_written(world, first, servin
     recipe = json.loads((output / MANIFEST).read_text())["recipe"]
     (output / STARTED).write_text(json.dumps(recipe))
     (output / MANIFEST).unlink()
-    part, kept = sorted(output.glob("part-*.parquet"))
-    lost = pq.read_table(part)["imdb_id"].to_pylist()
-    part.unlink()
+    (part,) = output.glob("part-*.parquet")
+    rows = pq.read_table(part)
+    pq.write_table(rows.slice(0, 150), part)
 
     with serving() as sandbox:
-        ask(sandbox, world.older, output)
-        asked = sandbox.stats()["requests"]["find"] - 1
+        manifest = ask(sandbox, world.older, output)
+        asked = sandbox.stats()["requests"]["find"]
 
-    assert asked == len(lost)
-    assert kept.exists()
+    assert asked == len(rows) - 150
     assert without_places(rows_of(output)) == without_places(first.rows)
+    assert manifest.rows == len(rows)
+
+
+def changed(first, folder, change):
+    """A copy of the finished table, with its rows changed."""
+    output = Path(shutil.copytree(first.output, folder))
+    (part,) = output.glob("part-*.parquet")
+    rows = [change(row) for row in pq.read_table(part).to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, ENRICHED), part)
+    return output
+
+
+def test_titles_that_were_unreachable_or_have_become_old_are_asked_for_again(world, first, serving, tmp_path):
+    names = sorted(first.rows)
+    lost, old, recent = names[:3], names[3:8], names[8:12]
+
+    def change(row):
+        if row["imdb_id"] in lost:
+            return row | {"status": "unreachable", "detail": "HTTP 500", "plot": None}
+        days = 181 if row["imdb_id"] in old else 179 if row["imdb_id"] in recent else 0
+        return row | {"fetched_at": row["fetched_at"] - timedelta(days=days)}
+
+    output = changed(first, tmp_path / "enriched", change)
+    with serving() as sandbox:
+        config = config_of(sandbox, world.older, output)
+        planned = plan(config)
+        asked_by_plan = sandbox.stats()["requests"]
+        manifest = ask(sandbox, world.older, output)
+        asked = sandbox.stats()["requests"]["find"]
+
+    assert (planned.new, planned.unreachable, planned.old) == (0, 3, 5)
+    assert f"8 of {len(names)} titles would be fetched" in str(planned)
+    assert asked_by_plan == {}
+    assert asked == 8
+    assert without_places(rows_of(output)) == without_places(first.rows)
+    assert manifest.rows == len(names)
+
+
+def test_answers_never_become_old_where_no_age_is_set(world, first, serving, tmp_path):
+    output = changed(
+        first, tmp_path / "enriched", lambda row: row | {"fetched_at": row["fetched_at"].replace(year=1999)}
+    )
+
+    with serving() as sandbox:
+        assert plan(config_of(sandbox, world.older, output)).old == len(first.rows)
+        assert plan(config_of(sandbox, world.older, output, max_age_days=None)).due == 0
+
+
+def test_a_plan_for_a_new_table_says_how_long_it_takes_and_makes_nothing(world, serving, tmp_path):
+    with serving() as sandbox:
+        planned = plan(config_of(sandbox, world.older, tmp_path / "enriched", requests_per_second=0.5))
+
+    assert planned.new == planned.total == len(ids(world.older))
+    assert f"{round(planned.total / 30)} min at 0.5 requests/s" in str(planned)
+    assert not (tmp_path / "enriched").exists()
 
 
 def without_places(rows):
@@ -202,62 +258,58 @@ def test_a_service_that_wants_quiet_is_obeyed_and_loses_no_title(local_ray, worl
     assert stats["rate_limited"] < manifest.rows
 
 
-class NotedPace:
-    """Lets every request go at once, and remembers the pauses it was told to make."""
+def test_a_second_service_fills_in_what_the_first_lacks(local_ray, world, serving, tmp_path):
+    """The sandbox is both services, so what TMDB lacks OMDb lacks too: here TMDB is one that knows half of it."""
+    half = tmp_path / "half"
+    half.mkdir()
+    movies = pq.read_table(f"{world.data}/movies.parquet")
+    pq.write_table(movies.slice(0, 100), half / "movies.parquet")
 
-    def __init__(self):
-        self.pauses = []
+    with Sandbox(ServerConfig(data=str(half)), TOKEN) as tmdb, serving() as omdb:
+        fallback = {"kind": "omdb", "base_url": omdb.base_url}
+        manifest = ask(tmdb, world.older, tmp_path / "enriched", fallback=fallback)
+        asked = omdb.stats()["requests"]["omdb"] - 1
 
-    async def wait(self):
-        pass
-
-    async def pause(self, seconds):
-        self.pauses.append(seconds)
-
-
-def fetch(sandbox, pace, *imdb_ids, **settings):
-    async def fetch_all():
-        provider = TmdbConfig(base_url=sandbox.base_url, image_url=sandbox.image_url)
-        client = Client(provider.build(TmdbKey.from_token(TOKEN)), pace, HttpConfig(max_wait_s=0.01, **settings))
-        try:
-            return [await client.fetch(imdb_id) for imdb_id in imdb_ids]
-        finally:
-            await client.close()
-
-    return asyncio.run(fetch_all())
+    rows = rows_of(tmp_path / "enriched")
+    lacking = [row for row in rows.values() if row["provider"] == "tmdb" and None in (row["plot"], row["poster_url"])]
+    by_omdb = {name for name, row in rows.items() if row["provider"] == "omdb"}
+    assert by_omdb == (rows.keys() & world.known) - set(movies["tconst"][:100].to_pylist())
+    assert all(rows[name]["plot"] == ((world.known[name]["plot"] or "").strip() or None) for name in by_omdb)
+    assert asked == len(by_omdb) + len(lacking)
+    assert manifest.recipe.settings["fallback"] == {"kind": "omdb"}
 
 
-def test_retry_after_is_passed_on_to_the_pace_and_a_title_given_up_has_its_reason(world, serving):
-    imdb_id, pace = next(iter(world.known)), NotedPace()
+def test_a_used_up_quota_stops_cleanly_and_the_next_day_goes_on(local_ray, world, serving, tmp_path):
+    output = tmp_path / "enriched"
 
-    with serving(requests_per_second=0.2) as sandbox:
-        first, second = fetch(sandbox, pace, imdb_id, imdb_id, attempts=3)
+    def ask_omdb(sandbox):
+        provider = {"kind": "omdb", "base_url": sandbox.base_url}
+        config = {"catalog": world.older, "output": str(output), "provider": provider, "requests_per_second": 1000}
+        return enrich(EnrichConfig.parse(config, "test"), {"OMDB_API_KEY": TOKEN})
 
-    assert first["status"] == "ok"
-    assert second == {"status": "unreachable", "detail": "HTTP 429"}
-    assert len(pace.pauses) == 3
-    assert 1 < min(pace.pauses) <= max(pace.pauses) == 5
+    with serving(omdb_quota=101) as today, pytest.raises(InputError) as stopped:
+        ask_omdb(today)
+    kept = sum(pq.read_metadata(part).num_rows for part in output.glob("part-*.parquet"))
+    with serving() as tomorrow:
+        manifest = ask_omdb(tomorrow)
+        asked = tomorrow.stats()["requests"]["omdb"] - 1
+
+    total = len(ids(world.older))
+    assert str(stopped.value).startswith("OMDb: the key's daily quota is used up; go on after 20")
+    assert str(stopped.value).endswith(f"; 100 of {total} rows are written, the same command goes on from there")
+    assert kept == 100
+    assert asked == total - 100
+    assert manifest.rows == total
 
 
-def test_a_title_is_asked_for_as_often_as_allowed_and_no_more(world, serving):
-    imdb_id = next(iter(world.known))
-    faults = FaultsConfig(rate=1, attempts=3, kinds=("server_error",))
+def test_a_key_that_is_revoked_on_the_way_stops_the_job_and_loses_nothing(local_ray, world, serving, tmp_path):
+    with serving(revoke_after=50) as sandbox, pytest.raises(InputError, match="TMDB refused the key") as stopped:
+        ask(sandbox, world.older, tmp_path / "enriched")
 
-    with serving(faults=faults) as sandbox:
-        (given_up,) = fetch(sandbox, NotedPace(), imdb_id, attempts=2)
-        (late,) = fetch(sandbox, NotedPace(), imdb_id, attempts=2)
-
-    assert given_up == {"status": "unreachable", "detail": "HTTP 500"}
-    assert late["status"] == "ok"
-
-
-def test_a_service_that_hangs_is_given_up_after_the_timeout(world, serving):
-    faults = FaultsConfig(rate=1, attempts=9, kinds=("timeout",))
-
-    with serving(faults=faults) as sandbox:
-        (row,) = fetch(sandbox, NotedPace(), next(iter(world.known)), attempts=2, timeout_s=0.1)
-
-    assert row == {"status": "unreachable", "detail": "TimeoutError"}
+    kept = sum(pq.read_metadata(part).num_rows for part in (tmp_path / "enriched").glob("part-*.parquet"))
+    assert f"; {kept} of " in str(stopped.value)
+    assert 40 < kept < 51
+    assert not (tmp_path / "enriched" / MANIFEST).exists()
 
 
 # Mistakes, found before any work
@@ -267,29 +319,13 @@ def test_a_refused_key_is_a_mistake_that_does_not_repeat_it(world, serving, tmp_
     with serving() as sandbox, pytest.raises(InputError) as error:
         ask(sandbox, world.older, tmp_path / "enriched", key="another-key")
 
-    assert str(error.value) == "the provider refused the key (HTTP 401); check TMDB_TOKEN or TMDB_API_KEY"
-    assert not (tmp_path / "enriched" / MANIFEST).exists()
+    assert str(error.value) == "TMDB refused the key (HTTP 401); check TMDB_TOKEN or TMDB_API_KEY"
+    assert not (tmp_path / "enriched").exists()
 
 
-def test_a_missing_key_is_a_mistake_that_names_the_variables(world, serving, tmp_path, monkeypatch):
-    for name in ("TMDB_TOKEN", "TMDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-
+def test_a_missing_key_is_a_mistake(world, serving, tmp_path):
     with serving() as sandbox, pytest.raises(InputError, match=r"set TMDB_TOKEN .* or TMDB_API_KEY"):
         ask(sandbox, world.older, tmp_path / "enriched", key=None)
-
-
-def test_an_unreachable_service_is_a_mistake(world, serving, tmp_path):
-    with serving() as sandbox:
-        pass
-
-    with pytest.raises(InputError) as error:
-        ask(sandbox, world.older, tmp_path / "enriched", http={"attempts": 2, "max_wait_s": 0.01})
-
-    assert str(error.value) == (
-        f"{sandbox.base_url}/3/find/tt0111161: no answer (ClientConnectorError); "
-        "check provider.base_url and the network"
-    )
 
 
 def test_another_provider_does_not_mix_with_what_is_there(world, first, tmp_path):
@@ -300,101 +336,12 @@ def test_another_provider_does_not_mix_with_what_is_there(world, first, tmp_path
         enrich(EnrichConfig.parse({"catalog": world.older, "output": str(output), "provider": provider}, "test"))
 
 
-# Keys
+@pytest.mark.parametrize("provider", [{"kind": "omdb"}, {"kind": "dump", "path": "plots.csv"}])
+def test_a_fallback_stands_beside_another_web_service(provider):
+    values = {"catalog": "a", "output": "b", "provider": provider, "fallback": {"kind": "omdb"}}
 
-
-@pytest.mark.parametrize(
-    ("variables", "header", "parameter"),
-    [
-        ({"TMDB_TOKEN": "v4"}, "Bearer v4", None),
-        ({"TMDB_API_KEY": "v3"}, None, "v3"),
-        ({"TMDB_TOKEN": "v4", "TMDB_API_KEY": "v3"}, "Bearer v4", None),
-        ({"TMDB_TOKEN": "  ", "TMDB_API_KEY": " v3\n"}, None, "v3"),
-    ],
-)
-def test_the_environment_holds_either_kind_of_key(monkeypatch, variables, header, parameter):
-    for name in ("TMDB_TOKEN", "TMDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-
-    request = TmdbConfig().build(TmdbKey.from_environment()).request("tt0111161")
-
-    assert request.headers.get("Authorization") == header
-    assert request.params.get("api_key") == parameter
-
-
-def test_a_key_is_not_shown_when_printed():
-    key = TmdbKey.from_token(TOKEN)
-
-    assert TOKEN not in f"{key} {key!r} {[key]}"
-
-
-# Answers
-
-
-def parse(answer):
-    return TmdbConfig(image_url="http://images").build(TmdbKey.from_token(TOKEN)).parse(answer)
-
-
-def answer_with(**fields):
-    return {"movie_results": [{"id": 278, "overview": " A plot. ", "original_language": "en"} | fields]}
-
-
-def test_an_answer_is_read():
-    assert parse(answer_with(poster_path="/a_B-1.jpg")) == {
-        "provider_id": "278",
-        "plot": "A plot.",
-        "language": "en",
-        "poster_url": "http://images/a_B-1.jpg",
-    }
-    assert parse({"movie_results": []}) is None
-
-
-@pytest.mark.parametrize("path", [None, "", 7, "//elsewhere.org/a.jpg", "/../secret.jpg", "/a.svg", "/a.jpg?x=1"])
-def test_a_poster_path_that_is_none_gives_no_url(path):
-    assert parse(answer_with(poster_path=path))["poster_url"] is None
-
-
-@pytest.mark.parametrize("overview", [None, "", "  "])
-def test_an_empty_plot_is_none(overview):
-    assert parse(answer_with(overview=overview))["plot"] is None
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        None,
-        [],
-        "busy",
-        {},
-        {"movie_results": None},
-        {"movie_results": ["a"]},
-        {"movie_results": [{}]},
-        answer_with(id=None),
-        answer_with(overview=7),
-        answer_with(original_language=["en"]),
-    ],
-)
-def test_an_answer_of_another_shape_is_no_movie_without_a_plot(answer):
-    with pytest.raises(ValueError, match="an answer w"):
-        parse(answer)
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        ("3", 3),
-        ("0.5", 0.5),
-        ("-1", 0),
-        (None, 1),
-        ("soon", 1),
-        ("Wed, 01 Jan 2025 00:00:07 GMT", 7),
-        ("Tue, 31 Dec 2024 00:00:00 GMT", 0),
-    ],
-)
-def test_a_pause_is_asked_for_in_seconds_or_until_a_date(header, seconds):
-    assert retry_after(header, datetime(2025, 1, 1, tzinfo=UTC)) == seconds
+    with pytest.raises(InputError, match=f"fallback omdb cannot stand beside provider {provider['kind']}"):
+        EnrichConfig.parse(values, "test")
 
 
 # A file in place of a service

@@ -5,6 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from mmgenre.providers.dump import DumpConfig
+from mmgenre.providers.omdb import OmdbConfig
 from mmgenre.providers.tmdb import TmdbConfig
 
-ProviderConfig = Annotated[TmdbConfig | DumpConfig, Field(discriminator="kind")]
+WebServiceConfig = Annotated[TmdbConfig | OmdbConfig, Field(discriminator="kind")]
+ProviderConfig = Annotated[TmdbConfig | OmdbConfig | DumpConfig, Field(discriminator="kind")]

@@ -43,6 +43,20 @@ def draw(imdb_id: str, genres: Sequence[str], size: Size = (342, 513)) -> bytes:
     return content.getvalue()
 
 
+def narrow(image: bytes, width: int | None) -> bytes:
+    """The image made no wider than `width` pixels; bytes that are no image stay as they are."""
+    content = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(image)) as poster:
+            if width is None or poster.width <= width:
+                return image
+            narrower = poster.convert("RGB").resize((width, max(1, round(poster.height * width / poster.width))))
+    except OSError:
+        return image
+    narrower.save(content, "JPEG", quality=90)
+    return content.getvalue()
+
+
 def _palette(genres: Sequence[str], random: Random) -> tuple[Colour, Colour]:
     """Colours of the top and the bottom, each of one of the genres, varied."""
     known = [_PALETTES[genre] for genre in genres if genre in _PALETTES]

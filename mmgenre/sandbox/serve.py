@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from mmgenre.errors import InputError
 from mmgenre.sandbox.catalogue import SandboxConfig, generate
 from mmgenre.sandbox.movies import MOVIES
 from mmgenre.sandbox.server import Sandbox, ServerConfig, TrafficConfig
+
+# Posters are asked for by addresses that an earlier run was given: they should still lead here.
+_PORT = "port"
 
 
 class ServeConfig(TrafficConfig):
@@ -48,8 +52,24 @@ def serving(config: ServeConfig, token: str | None = None) -> Iterator[Sandbox]:
     """A running server; errors are those of `serve`."""
     data = prepare(config)
     traffic = {name: getattr(config, name) for name in TrafficConfig.model_fields}
+    traffic["port"] = config.port or _port_of_last_time(config.output)
     with Sandbox(ServerConfig(data=data, **traffic), token) as sandbox:
+        storage.write_bytes(storage.join(config.output, _PORT), str(sandbox.port).encode())
         yield sandbox
+
+
+def _port_of_last_time(folder: str) -> int:
+    """The port that addresses given out earlier lead to, if it is still free; else 0."""
+    if _PORT not in storage.names_in(folder):
+        return 0
+    port = int(storage.read_bytes(storage.join(folder, _PORT)))
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return 0
+    return port
 
 
 def prepare(config: ServeConfig) -> str:

@@ -1,29 +1,30 @@
 """A local server that answers like TMDB, its image host and OMDb, good and bad days included."""
 
 import asyncio
-import io
 import math
 import os
 import re
 import secrets
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Self
+from email.utils import formatdate
+from typing import Any, Literal, Self
 
 from aiohttp import web
-from PIL import Image
 from pydantic import Field
 
 from mmgenre import storage
 from mmgenre.config import Config
 from mmgenre.errors import InputError
-from mmgenre.sandbox import answers, faults
+from mmgenre.sandbox import answers, faults, image_faults
 from mmgenre.sandbox.answers import Movie
-from mmgenre.sandbox.faults import FaultsConfig
-from mmgenre.sandbox.posters import draw
-from mmgenre.sandbox.traffic import RateLimit, Traffic
+from mmgenre.sandbox.faults import FaultsConfig, Kind, Odds
+from mmgenre.sandbox.image_faults import ImageFaultsConfig
+from mmgenre.sandbox.posters import draw, narrow
+from mmgenre.sandbox.traffic import Quota, RateLimit, Traffic
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -36,8 +37,12 @@ class TrafficConfig(Config):
 
     port: int = Field(0, ge=0, le=65535, description="0 takes any free one")
     requests_per_second: float | None = Field(None, gt=0, description="for each key; more are answered with 429")
+    retry_after: Literal["seconds", "date", "none"] = Field("seconds", description="how a 429 tells the pause")
+    omdb_quota: int | None = Field(None, ge=0, description="OMDb requests of a key that are answered, then it is 401")
+    revoke_after: int | None = Field(None, ge=0, description="TMDB requests of a key that are answered until it is bad")
     latency_s: float = Field(0, ge=0, description="seconds before each answer")
     faults: FaultsConfig = FaultsConfig()
+    image_faults: ImageFaultsConfig = ImageFaultsConfig()
 
 
 class ServerConfig(TrafficConfig):
@@ -51,7 +56,9 @@ class _Manners:
     """How one of the services takes a key, and says no."""
 
     key: Callable[[web.Request], str]
+    quota: Quota
     bad_key: dict[str, Any]
+    used_up: dict[str, Any]
     too_many: dict[str, Any]
 
 
@@ -66,18 +73,20 @@ class _Service:
         self._has_poster_files = answers.has_poster_files(config.data)
         self._config = config
         self._token = token
+        self.secret_url = ""
         self._limit = RateLimit(config.requests_per_second)
         self._traffic = Traffic()
 
     def application(self) -> web.Application:
-        application = web.Application()
+        application, tmdb, omdb = web.Application(), _tmdb_manners(self._config), _omdb_manners(self._config)
         application.add_routes(
             [
-                web.get("/3/find/{name}", self._api("find", _TMDB, self._find)),
-                web.get("/3/movie/{name}", self._api("movie", _TMDB, self._movie)),
-                web.get("/3/configuration", self._api("configuration", _TMDB, self._configuration)),
-                web.get("/", self._api("omdb", _OMDB, self._omdb)),
+                web.get("/3/find/{name}", self._api("find", tmdb, self._find)),
+                web.get("/3/movie/{name}", self._api("movie", tmdb, self._movie)),
+                web.get("/3/configuration", self._api("configuration", tmdb, self._configuration)),
+                web.get("/", self._api("omdb", omdb, self._omdb)),
                 web.get("/t/p/{size}/{name}", self._image),
+                web.get("/secret", self._secret),
                 web.get("/_stats", self._stats),
             ]
         )
@@ -88,36 +97,45 @@ class _Service:
 
     def _api(self, endpoint: str, manners: _Manners, answer: Callable[[web.Request], web.Response]) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            self._traffic.arrive(endpoint)
-            refusal = self._refuse(manners.key(request), manners)
-            if refusal is not None:
-                return refusal
-            return await self._deliver(endpoint, request, answer(request))
+            with self._traffic.request(endpoint):
+                refusal = self._refuse(manners.key(request), manners)
+                if refusal is not None:
+                    return refusal
+                name = request.match_info.get("name") or request.query.get("i", "")
+                fault = self._draw_fault(self._config.faults, endpoint, name)
+                await asyncio.sleep(self._config.latency_s)
+                if fault is None:
+                    return answer(request)
+                self._traffic.faults[fault] += 1
+                return await faults.commit(fault, request, answer(request), self._config.faults.hang_s)
 
         return handle
 
     def _refuse(self, key: str, manners: _Manners) -> web.Response | None:
-        if key != self._token:
+        known, used_up = key == self._token, manners.quota.is_used_up(key)
+        if not known or used_up:
             self._traffic.refused["key"] += 1
-            return web.json_response(manners.bad_key, status=401)
+            return web.json_response(manners.used_up if known else manners.bad_key, status=401)
         wait_s = self._limit.wait_s(key)
         if wait_s > 0:
             self._traffic.refused["rate"] += 1
-            headers = {"Retry-After": str(math.ceil(wait_s))}
-            return web.json_response(manners.too_many, status=429, headers=headers)
+            return web.json_response(manners.too_many, status=429, headers=self._retry_after(wait_s))
+        manners.quota.use(key)
         return None
 
-    async def _deliver(self, endpoint: str, request: web.Request, answer: web.Response) -> web.StreamResponse:
-        """The answer, late or spoiled if so configured."""
-        name = request.match_info.get("name") or request.query.get("i", "")
-        attempt = self._traffic.attempt(endpoint, name)
-        if self._config.latency_s:
-            await asyncio.sleep(self._config.latency_s)
-        fault = self._config.faults.draw(f"{endpoint} {name}", attempt)
-        if fault is None:
-            return answer
-        self._traffic.faults[fault] += 1
-        return await faults.commit(fault, request, answer, self._config.faults.hang_s)
+    def _retry_after(self, wait_s: float) -> dict[str, str]:
+        """The header that tells the pause, rounded up to what it can say."""
+        match self._config.retry_after:
+            case "seconds":
+                return {"Retry-After": str(math.ceil(wait_s))}
+            case "date":
+                return {"Retry-After": formatdate(math.ceil(time.time() + wait_s), usegmt=True)}
+            case "none":
+                return {}
+
+    def _draw_fault(self, odds: Odds[Kind], endpoint: str, name: str) -> Kind | None:
+        """The fault of this attempt, which counts from here on."""
+        return odds.draw(f"{endpoint} {name}", self._traffic.attempt(endpoint, name))
 
     def _find(self, request: web.Request) -> web.Response:
         if request.query.get("external_source") != "imdb_id":
@@ -144,21 +162,34 @@ class _Service:
         return web.json_response(answers.omdb(movie, str(request.url.origin())))
 
     async def _image(self, request: web.Request) -> web.StreamResponse:
-        self._traffic.arrive("image")
-        if "Authorization" in request.headers or {"api_key", "apikey"} & request.query.keys():
-            self._traffic.keys_at_image_host += 1
-        movie = self._by_poster.get(request.match_info["name"])
-        size = request.match_info["size"]
-        if movie is None or size not in answers.POSTER_WIDTHS:
-            return web.Response(status=404, text="File not found")
-        image = await asyncio.to_thread(self._poster, movie, answers.POSTER_WIDTHS[size])
-        return await self._deliver("image", request, web.Response(body=image, content_type="image/jpeg"))
+        with self._traffic.request("image"):
+            if "Authorization" in request.headers or {"api_key", "apikey"} & request.query.keys():
+                self._traffic.keys_at_image_host += 1
+            name, size = request.match_info["name"], request.match_info["size"]
+            movie = self._by_poster.get(name)
+            if movie is None or size not in answers.POSTER_WIDTHS:
+                return web.Response(status=404, text="File not found")
+            # Where redirect_home leads is no further attempt: nothing goes wrong there.
+            again = "again" in request.query
+            fault = None if again else self._draw_fault(self._config.image_faults, "image", name)
+            await asyncio.sleep(self._config.latency_s)
+            image = await asyncio.to_thread(self._poster, movie, answers.POSTER_WIDTHS[size])
+            poster = web.Response(body=image, content_type="image/jpeg")
+            if fault is None:
+                return poster
+            self._traffic.image_faults[fault] += 1
+            return await image_faults.commit(fault, request, poster, self.secret_url)
+
+    async def _secret(self, _: web.Request) -> web.Response:
+        """An image, so that a client that lets itself be sent here does not notice."""
+        with self._traffic.request("secret"):
+            return web.Response(body=image_faults.placeholder(), content_type="image/jpeg")
 
     def _poster(self, movie: Movie, width: int | None) -> bytes:
         """The poster as JPEG: a file made no wider than `width` pixels, or a drawing of that width."""
         if self._has_poster_files:
             file = storage.join(self._config.data, answers.POSTERS, f"{movie.imdb_id}.jpg")
-            return _narrow(storage.read_bytes(file), width)
+            return narrow(storage.read_bytes(file), width)
         width = width or _DRAWN_WIDTH
         return draw(movie.imdb_id, movie.genres, (width, width * 3 // 2))
 
@@ -171,6 +202,7 @@ class Sandbox:
 
     Attributes:
         token: the key clients must send; random unless given.
+        port: where it listens.
         base_url: such as http://127.0.0.1:1234; TMDB's routes are below /3, OMDb's is the root.
         image_url: where the posters are, 342 pixels wide.
 
@@ -181,6 +213,7 @@ class Sandbox:
     def __init__(self, config: ServerConfig, token: str | None = None):
         self.token = token or secrets.token_hex(16)
         self.base_url = self.image_url = ""
+        self.port = 0
         self._config = config
         self._service = _Service(config, self.token)
         # Answers under way are not waited for: a hanging one would keep the server from stopping.
@@ -194,6 +227,7 @@ class Sandbox:
         self._thread = threading.Thread(target=asyncio.run, args=[self._live(started)], name="sandbox", daemon=True)
         self._thread.start()
         host, port = started.result()
+        self.port = port
         self.base_url = f"http://{host}:{port}"
         self.image_url = f"{self.base_url}/t/p/w342"
         return self
@@ -229,23 +263,13 @@ class Sandbox:
         port = self._config.port
         try:
             await web.TCPSite(self._runner, "127.0.0.1", port, backlog=1024).start()
+            # A second port of the same machine, where no poster leads and a redirect should not.
+            await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise InputError(f"port {port}: {reason}; choose another, or port=0 for any free one") from None
-
-
-def _narrow(image: bytes, width: int | None) -> bytes:
-    """The image made no wider than `width` pixels; bytes that are no image stay as they are."""
-    content = io.BytesIO()
-    try:
-        with Image.open(io.BytesIO(image)) as poster:
-            if width is None or poster.width <= width:
-                return image
-            narrow = poster.convert("RGB").resize((width, max(1, round(poster.height * width / poster.width))))
-    except OSError:
-        return image
-    narrow.save(content, "JPEG", quality=90)
-    return content.getvalue()
+        host, secret_port = self._runner.addresses[1]
+        self._service.secret_url = f"http://{host}:{secret_port}/secret"
 
 
 def _tmdb_key(request: web.Request) -> str:
@@ -257,5 +281,12 @@ def _omdb_key(request: web.Request) -> str:
     return request.query.get("apikey", "")
 
 
-_TMDB = _Manners(_tmdb_key, answers.TMDB_BAD_KEY, answers.TMDB_TOO_MANY)
-_OMDB = _Manners(_omdb_key, answers.omdb_error("Invalid API key!"), answers.omdb_error("Request limit reached!"))
+def _tmdb_manners(config: TrafficConfig) -> _Manners:
+    """A key that was used up is refused as if it had never been one."""
+    bad_key = answers.TMDB_BAD_KEY
+    return _Manners(_tmdb_key, Quota(config.revoke_after), bad_key, bad_key, answers.TMDB_TOO_MANY)
+
+
+def _omdb_manners(config: TrafficConfig) -> _Manners:
+    bad_key, too_many = answers.omdb_error("Invalid API key!"), answers.omdb_error("Request limit reached!")
+    return _Manners(_omdb_key, Quota(config.omdb_quota), bad_key, too_many, too_many)

@@ -1,5 +1,5 @@
-import gzip
-import http.client
+"""The local server: it answers, refuses and counts like TMDB, OMDb and their image hosts, and stops when told."""
+
 import io
 import json
 import os
@@ -9,29 +9,21 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from itertools import pairwise
+from array import array
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from random import Random
 from subprocess import PIPE
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image, ImageStat
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
-from sklearn.multiclass import OneVsRestClassifier
+from PIL import Image
 
 from mmgenre.errors import InputError
-from mmgenre.genres import GENRES, encode
-from mmgenre.sandbox.catalogue import COLUMNS, SandboxConfig, generate, write_dump
-from mmgenre.sandbox.faults import FaultsConfig
-from mmgenre.sandbox.movies import SERVED, draw_movies
-from mmgenre.sandbox.plots import write_plot
-from mmgenre.sandbox.posters import draw
+from mmgenre.sandbox.catalogue import SandboxConfig, generate
 from mmgenre.sandbox.serve import ServeConfig, serve
 from mmgenre.sandbox.server import Sandbox, ServerConfig
+from mmgenre.sandbox.traffic import busiest_second
 
 SMALL = SandboxConfig(movies=300, other_titles=150)
 TOKEN = "right"  # noqa: S105
@@ -60,12 +52,6 @@ def serving(data, **settings):
     return Sandbox(ServerConfig(data=str(data), **settings), TOKEN)
 
 
-def rows_of(dump):
-    header, *lines = gzip.decompress(dump.read_bytes()).decode().removesuffix("\n").split("\n")
-    assert header.split("\t") == list(COLUMNS)
-    return [line.split("\t") for line in lines]
-
-
 def get(url, key=TOKEN, timeout=5):
     """Status, headers and body; errors of the connection raise."""
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})  # noqa: S310
@@ -82,122 +68,15 @@ def find(running, imdb_id, key=TOKEN, timeout=5):
     return status, headers, json.loads(body)
 
 
-# Plots
-
-
-def test_plots_are_of_real_length_and_never_name_a_genre():
-    random = Random(0)
-
-    plots = [write_plot(genres, random) for genres in draw_movies(500, random)["genres"]]
-
-    lengths = [len(plot.split()) for plot in plots]
-    assert min(lengths) >= 8
-    assert np.mean([12 <= length <= 90 for length in lengths]) > 0.97
-    assert len(set(plots)) == len(plots)
-    assert not [plot for plot in plots for genre in GENRES if genre.lower() in plot.lower()]
-
-
-def test_a_plot_can_have_no_genre():
-    assert write_plot([], Random(0))
-
-
-def test_a_linear_model_learns_the_plots_and_does_not_know_them_all():
-    random = Random(1)
-    genres = draw_movies(1600, random)["genres"]
-    labels = np.stack([encode(row) for row in genres])
-    words = TfidfVectorizer(sublinear_tf=True, min_df=2).fit_transform([write_plot(row, random) for row in genres])
-    model = OneVsRestClassifier(LogisticRegression(C=4, class_weight="balanced"))
-
-    predicted = model.fit(words[:1200], labels[:1200]).predict(words[1200:])
-
-    assert 0.6 < f1_score(labels[1200:], predicted, average="macro") < 0.85
-
-
-# The catalogue
-
-
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path, folder):
-    generate(SMALL, str(tmp_path / "again"))
-    generate(SMALL.model_copy(update={"seed": 1}), str(tmp_path / "other"))
-
-    for name in ("title.basics.tsv.gz", "movies.parquet"):
-        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
-        assert (tmp_path / "other" / name).read_bytes() != (folder / name).read_bytes()
-    assert not any((folder / "title.basics.tsv.gz").read_bytes()[4:8]), "the time of writing is in the file"
-
-
-def test_the_dump_is_what_imdb_publishes_and_not_tidier(folder):
-    rows = rows_of(folder / "title.basics.tsv.gz")
-    usable = [row for row in rows if len(row) == 9 and row[0].startswith("tt") and "x" not in row[5]]
-    films = {row[0]: row for row in usable if row[1] == "movie" and row[8] not in {r"\N", "Adult"}}
-
-    assert 1 <= len(rows) - len(usable) <= 3
-    assert len(usable) == len({row[0] for row in usable}) + 2
-    assert {row[1] for row in usable} >= {"movie", "tvEpisode", "short", "tvSeries", "video"}
-    assert {row[4] for row in usable} == {"0", "1"}
-    assert any('"' in row[2] for row in usable)
-    assert any(row[1] == "movie" and row[8] == r"\N" for row in usable)
-    assert all(row[8].split(",") == sorted(set(row[8].split(","))) for row in films.values())
-    assert max(len(row[8].split(",")) for row in films.values()) == 3
-    assert any(set(row[8].split(",")) & set(GENRES) and set(row[8].split(",")) - set(GENRES) for row in films.values())
-
-
-def test_the_provider_knows_most_movies_and_their_true_genres(folder, movies):
-    listed = {row[0]: row[8] for row in rows_of(folder / "title.basics.tsv.gz") if len(row) == 9}
-
-    assert pq.read_schema(folder / "movies.parquet").equals(SERVED, check_metadata=False)
-    assert 0.9 * SMALL.movies < len(movies) < SMALL.movies
-    assert all(movie["tconst"] in listed for movie in movies)
-    assert all(movie["genres"] and set(movie["genres"]) <= set(GENRES) for movie in movies)
-    tagged = [movie for movie in movies if listed[movie["tconst"]] != r"\N"]
-    assert len(tagged) < len(movies)
-    assert all(set(movie["genres"]) == set(listed[movie["tconst"]].split(",")) & set(GENRES) for movie in tagged)
-
-
-def test_movies_lack_what_real_ones_lack():
-    movies = draw_movies(3000, Random(0))
-    plots = movies["plot"].dropna()
-    normalised = plots.str.lower().str.split().str.join(" ")
-    told = normalised[normalised.str.split().str.len() >= 6]
-
-    assert movies["plot"].isna().mean() == pytest.approx(0.04, abs=0.01)
-    assert (1 - len(told) / len(plots)) == pytest.approx(0.02, abs=0.01)
-    assert (movies["original_language"] != "en").mean() == pytest.approx(0.05, abs=0.015)
-    assert movies["has_poster"].mean() == pytest.approx(0.88, abs=0.02)
-    assert movies["known"].mean() == pytest.approx(0.97, abs=0.01)
-    assert told.duplicated().mean() == pytest.approx(0.01, abs=0.006)
-    assert movies["tmdb_id"].is_unique
-    counts = movies["genres"].explode().value_counts()
-    assert counts.index[0] == "Drama"
-    assert counts["Sci-Fi"] < counts["Comedy"] / 2
-
-
-def test_a_dump_of_any_length_keeps_the_proportions(tmp_path):
-    write_dump(str(tmp_path / "dump.tsv.gz"), rows=60_000, seed=0)
-
-    rows = rows_of(tmp_path / "dump.tsv.gz")
-
-    types = [row[1] for row in rows]
-    ids = [int(row[0].removeprefix("tt")) for row in rows]
-    assert len(rows) == 60_000
-    assert {len(row) for row in rows} == {9}
-    assert all(later > earlier for earlier, later in pairwise(ids))
-    assert types.count("tvEpisode") / len(rows) == pytest.approx(0.758, abs=0.01)
-    assert types.count("movie") / len(rows) == pytest.approx(0.064, abs=0.01)
-    assert 75 < sum(map(len, map("\t".join, rows))) / len(rows) < 100
-
-
 # Posters
 
 
-def test_a_poster_is_the_same_for_the_same_movie_and_shows_its_genres():
-    def brightness(genre):
-        posters = [Image.open(io.BytesIO(draw(f"tt{number}", [genre]))) for number in range(20)]
-        return np.mean([np.mean(ImageStat.Stat(poster).mean) for poster in posters])
+def omdb(running, imdb_id, key=TOKEN):
+    status, _, body = get(f"{running.base_url}/?i={imdb_id}&apikey={key}", key=None)
+    return status, json.loads(body)
 
-    assert draw("tt1", ["Comedy"]) == draw("tt1", ["Comedy"])
-    assert draw("tt1", ["Comedy"]) != draw("tt2", ["Comedy"])
-    assert brightness("Comedy") > brightness("Horror") + 40
+
+# Posters
 
 
 @pytest.mark.parametrize(("size", "width"), [("w185", 185), ("w342", 342), ("w500", 500), ("original", 500)])
@@ -295,24 +174,20 @@ def test_the_key_may_be_in_the_query(sandbox):
 
 
 def test_omdb_answers_in_its_own_manner(sandbox, movies):
-    def ask(imdb_id, key=TOKEN):
-        status, _, body = get(f"{sandbox.base_url}/?i={imdb_id}&apikey={key}", key=None)
-        return status, json.loads(body)
-
     movie = next(movie for movie in movies if movie["plot"])
     plotless = next(movie for movie in movies if movie["plot"] is None)
 
-    status, answer = ask(movie["tconst"])
+    status, answer = omdb(sandbox, movie["tconst"])
     assert status == 200
     assert (answer["imdbID"], answer["Plot"], answer["Response"]) == (movie["tconst"], movie["plot"], "True")
     assert answer["Genre"] == ", ".join(movie["genres"])
-    assert ask(plotless["tconst"])[1]["Plot"] == "N/A"
-    assert ask("tt99999999") == (200, {"Response": "False", "Error": "Error getting data."})
-    assert ask("nonsense") == (200, {"Response": "False", "Error": "Incorrect IMDb ID."})
-    assert ask(movie["tconst"], key="wrong") == (401, {"Response": "False", "Error": "Invalid API key!"})
+    assert omdb(sandbox, plotless["tconst"])[1]["Plot"] == "N/A"
+    assert omdb(sandbox, "tt99999999") == (200, {"Response": "False", "Error": "Error getting data."})
+    assert omdb(sandbox, "nonsense") == (200, {"Response": "False", "Error": "Incorrect IMDb ID."})
+    assert omdb(sandbox, movie["tconst"], key="wrong") == (401, {"Response": "False", "Error": "Invalid API key!"})
 
 
-# Bad days
+# What keys may do
 
 
 def test_a_key_that_asks_too_fast_is_told_to_wait(folder):
@@ -328,59 +203,61 @@ def test_a_key_that_asks_too_fast_is_told_to_wait(folder):
     assert set(refused) == {"1"}
 
 
-BROKEN = {
-    "timeout": TimeoutError,
-    "reset": (ConnectionError, urllib.error.URLError),
-    "truncated": http.client.IncompleteRead,
-    "html": json.JSONDecodeError,
-}
+def test_the_pause_is_told_as_configured(folder):
+    with serving(folder, requests_per_second=1, retry_after="date") as running:
+        find(running, "tt0000001")
+        asked = time.time()
+        status, headers, _ = find(running, "tt0000001")
+        until = parsedate_to_datetime(headers["Retry-After"]).timestamp()
+        time.sleep(max(0, until - time.time()))
+        assert find(running, "tt0000001")[0] == 200
+    with serving(folder, requests_per_second=1, retry_after="none") as running:
+        find(running, "tt0000001")
+        silent = find(running, "tt0000001")
+
+    assert status == 429
+    assert headers["Retry-After"].endswith(" GMT")
+    assert asked < until < asked + 2
+    assert (silent[0], silent[1]["Retry-After"]) == (429, None)
 
 
-@pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_answer_reaches_the_client_and_a_later_attempt_succeeds(folder, movies, kind):
-    config = FaultsConfig(rate=1, kinds=(kind,), attempts=1)
-    with serving(folder, faults=config) as running:
-        with pytest.raises(BROKEN[kind]):
-            find(running, movies[0]["tconst"], timeout=0.2)
-        assert find(running, movies[0]["tconst"])[2]["movie_results"]
-        assert running.stats()["faults"] == {kind: 1}
+def test_omdb_answers_a_key_as_often_as_its_quota_says(folder, movies):
+    with serving(folder, omdb_quota=2) as running:
+        omdb(running, movies[0]["tconst"], key="wrong")
+        answered = [omdb(running, imdb_id)[1]["Response"] for imdb_id in (movies[0]["tconst"], "tt99999999")]
+        refused = omdb(running, movies[0]["tconst"])
+        assert find(running, movies[0]["tconst"])[0] == 200
+        assert running.stats()["unauthorized"] == 2
+    with serving(folder, omdb_quota=0) as running:
+        assert omdb(running, movies[0]["tconst"]) == refused
+
+    assert answered == ["True", "False"]
+    assert refused == (401, {"Response": "False", "Error": "Request limit reached!"})
 
 
-def test_a_server_error_and_a_wrong_shape_reach_the_client_and_a_later_attempt_succeeds(folder, movies):
-    imdb_id = movies[0]["tconst"]
-    for kind, expected in (("server_error", 500), ("wrong_shape", 200)):
-        config = FaultsConfig(rate=1, kinds=(kind,), attempts=1)
-        with serving(folder, faults=config) as running:
-            status, _, broken = find(running, imdb_id)
-            whole = find(running, imdb_id)[2]
-        assert status == expected
-        assert whole["movie_results"]
-        assert broken != whole
-
-
-def test_faults_hit_posters_too(folder, movies):
+def test_a_key_can_be_revoked_in_the_middle_of_a_run(folder, movies):
     imdb_id = next(movie["tconst"] for movie in movies if movie["has_poster"])
-    config = FaultsConfig(rate=1, kinds=("truncated",), attempts=1)
-    with serving(folder, faults=config) as running:
-        with pytest.raises(http.client.IncompleteRead):
-            find(running, imdb_id)
-        url = running.image_url + find(running, imdb_id)[2]["movie_results"][0]["poster_path"]
-        with pytest.raises(http.client.IncompleteRead):
-            get(url, key=None)
-        assert Image.open(io.BytesIO(get(url, key=None)[2])).width == 342
+    with serving(folder, revoke_after=2) as running:
+        wrong = find(running, imdb_id, key="wrong")
+        path = find(running, imdb_id)[2]["movie_results"][0]["poster_path"]
+        assert get(f"{running.base_url}/3/configuration")[0] == 200
+        revoked = find(running, imdb_id)
+        assert omdb(running, imdb_id)[0] == get(running.image_url + path, key=None)[0] == 200
+        assert running.stats()["unauthorized"] == 2
+
+    assert revoked[0] == 401
+    assert revoked[2] == wrong[2]
 
 
-def test_faults_are_drawn_the_same_way_again_and_mostly_pass():
-    config = FaultsConfig(rate=0.2, permanent=0.05)
-    names = [f"tt{number:07}" for number in range(2000)]
+def test_requests_that_are_told_to_wait_use_up_nothing(folder):
+    with serving(folder, requests_per_second=1, revoke_after=2) as running:
+        statuses = [find(running, "tt0000001")[0] for _ in range(4)]
+        time.sleep(1)
+        statuses += [find(running, "tt0000001")[0] for _ in range(2)]
+        stats = running.stats()
 
-    first, second, last = ([config.draw(name, attempt) for name in names] for attempt in (1, 2, 50))
-
-    assert first == [config.draw(name, 1) for name in names]
-    assert np.mean([fault is not None for fault in first]) == pytest.approx(0.24, abs=0.04)
-    assert set(first) == {None, *config.kinds}
-    assert first != second
-    assert np.mean([fault is not None for fault in last]) == pytest.approx(0.05, abs=0.02)
+    assert statuses == [200, 429, 429, 429, 200, 401]
+    assert (stats["requests"]["find"], stats["max_asked_per_id"]["find"], stats["repeat_asks"]) == (6, 2, 1)
 
 
 def test_answers_can_be_slow(folder):
@@ -391,14 +268,7 @@ def test_answers_can_be_slow(folder):
     assert time.monotonic() - began > 0.2
 
 
-def test_a_stop_does_not_wait_for_hanging_answers(folder):
-    config = FaultsConfig(rate=1, kinds=("timeout",), hang_s=60)
-    with serving(folder, faults=config) as running:
-        with pytest.raises(TimeoutError):
-            find(running, "tt0000001", timeout=0.1)
-        began = time.monotonic()
-
-    assert time.monotonic() - began < 1
+# What the server remembers
 
 
 def test_the_server_counts_what_it_is_asked(folder, movies):
@@ -415,6 +285,61 @@ def test_the_server_counts_what_it_is_asked(folder, movies):
     assert stats["max_finds_per_id"] == 3
     assert (stats["unauthorized"], stats["keys_at_image_host"]) == (1, 1)
     assert sum(stats["requests_per_second"].values()) == 6
+
+
+def test_the_server_knows_its_busiest_second_and_when_each_endpoint_was_asked(folder):
+    with serving(folder) as running:
+        began = time.monotonic()
+        for _ in range(3):
+            find(running, "tt0000001")
+        time.sleep(1.1)
+        middle = time.monotonic()
+        find(running, "tt0000001", key="wrong")
+        omdb(running, "tt0000001")
+        stats = running.stats()
+
+    assert stats["busiest_second"] == {"find": 3, "omdb": 1}
+    assert began < stats["first_arrival"]["find"] < middle - 1
+    assert middle < stats["last_arrival"]["find"] < stats["first_arrival"]["omdb"]
+    assert stats["first_arrival"]["omdb"] == stats["last_arrival"]["omdb"] < time.monotonic()
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "most"),
+    [
+        ([], 0),
+        ([7.25], 1),
+        ([0.0, 1.0], 1),
+        ([0.0, 0.5, 1.0, 1.25], 3),
+        ([0.75, 0.875, 1.0, 1.125, 5.0, 5.5, 5.75], 4),
+        ([3.0, 3.0, 3.0], 3),
+    ],
+)
+def test_a_second_begins_anywhere_and_ends_before_the_same_moment_of_the_next(arrivals, most):
+    assert busiest_second(array("d", arrivals)) == most
+
+
+def test_the_server_knows_how_many_requests_were_under_way_at_once(folder):
+    with serving(folder, latency_s=0.5) as running, ThreadPoolExecutor(6) as clients:
+        list(clients.map(lambda number: find(running, f"tt{number:07}"), range(6)))
+        for _ in range(2):
+            omdb(running, "tt0000001")
+
+        assert running.stats()["open_connections_peak"] == {"find": 6, "omdb": 1}
+
+
+def test_the_server_knows_what_it_was_asked_again(folder):
+    with serving(folder) as running:
+        for imdb_id in ("tt0000001", "tt0000002", "tt0000001", "tt0000003", "tt0000001", "tt0000003"):
+            find(running, imdb_id)
+        find(running, "tt0000001", key="wrong")
+        omdb(running, "tt0000001")
+        omdb(running, "tt0000001")
+        stats = running.stats()
+
+    assert stats["repeat_asks"] == 3
+    assert stats["max_asked_per_id"] == {"find": 3, "omdb": 2}
+    assert stats["max_finds_per_id"] == 3
 
 
 # Mistakes

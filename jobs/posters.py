@@ -1,0 +1,10 @@
+"""Posters for an ENRICHED table.
+
+ray job submit --working-dir . -- python jobs/posters.py configs/posters/default.yaml enriched=DIR output=DIR
+"""
+
+from mmgenre.job import run
+from mmgenre.posters import PostersConfig, posters
+
+if __name__ == "__main__":
+    run(PostersConfig, posters)
