@@ -137,7 +137,7 @@ def _movies(part: pa.Table, config: DatasetConfig, curation: Counter[str]) -> pa
         part = part.filter(keep(part))
         curation[step] += part.num_rows
     if config.posters is not None and not config.require_poster:
-        curation[_POSTERS_AVAILABLE] += part["image"].is_valid().sum().as_py()
+        curation[_POSTERS_AVAILABLE] += part.num_rows - part["image"].null_count
     plots, ids = part["plot"].to_pylist(), part["imdb_id"].to_pylist()
     groups = [normalise(plot or "") or imdb_id for plot, imdb_id in zip(plots, ids, strict=True)]
     labels = np.array([encode(genres) for genres in part["genres"].to_pylist()]).reshape(-1, len(GENRES))

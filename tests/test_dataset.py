@@ -10,7 +10,7 @@ from mmgenre import dataset
 from mmgenre.dataset import DatasetConfig, build_dataset, normalise, split_of
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
-from mmgenre.schema import CATALOG, ENRICHED, MOVIES, from_per_genre
+from mmgenre.schema import CATALOG, ENRICHED, MOVIES, POSTERS, from_per_genre
 from mmgenre.tables import Table
 
 WORDS = np.array([f"word{number}" for number in range(500)])
@@ -74,6 +74,39 @@ def test_movies_in_another_language_are_left_out_and_those_in_an_unknown_one_sta
     assert kept(build, *movies) == ["tt0000001", "tt0000003"]
     assert kept(build, *movies, folder="fr", language="fr", beside=in_french(MANY)) == ["tt0000002", "tt0000003"]
     assert len(kept(build, *movies, folder="all", language=None)) == 4
+
+
+def test_movies_have_their_posters_and_the_curation_counts_them(build, tmp_path, write_table):
+    rows = [movie(1), movie(2), *MANY]
+    posters = write_table(tmp_path / "posters", POSTERS, posters_of(rows, {"tt0000001": b"jpeg 1", "tt0001000": b"x"}))
+
+    manifest, found = build(*rows[:2], posters=posters)
+    strict, few = build(
+        *rows[:2], folder="few", posters=images_for(rows, tmp_path / "all", write_table), require_poster=True
+    )
+
+    assert {name: row["image"] for name, row in found.items()} == {"tt0000001": b"jpeg 1", "tt0000002": None}
+    assert manifest.notes["curation"][-1] == {"step": "posters available", "rows": 2}
+    assert manifest.rows == len(rows)
+    assert list(few) == ["tt0000001"]
+    assert strict.notes["curation"][-1] == {"step": "posters available", "rows": strict.rows}
+
+
+def images_for(movies, folder, write_table):
+    """POSTERS with an image for all but tt0000002."""
+    images = {row["imdb_id"]: row["imdb_id"].encode() for row in movies if row["imdb_id"] != "tt0000002"}
+    return write_table(folder, POSTERS, posters_of(movies, images))
+
+
+def posters_of(movies, images):
+    ids = [row["imdb_id"] for row in movies]
+    columns = {"imdb_id": ids, "status": ["ok"] * len(ids), "image": [images.get(name) for name in ids]}
+    return {name: columns.get(name, [None] * len(ids)) for name in POSTERS.names}
+
+
+def test_posters_can_only_be_required_where_there_are_some():
+    with pytest.raises(InputError, match="require_poster=true: needs the POSTERS table"):
+        DatasetConfig.parse({"catalog": "a", "enriched": "b", "output": "c", "require_poster": True}, "test")
 
 
 def in_french(movies):

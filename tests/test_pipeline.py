@@ -44,7 +44,7 @@ def test_the_demo_tags_every_row_and_prints_scores_of_every_genre(demo):
 
     assert result.returncode == 0, result.stderr
     lines = {line.split(":")[0]: line for line in result.stdout.splitlines() if " rows in" in line}
-    assert list(lines) == ["catalog", "enrich", "dataset", "tiny"]
+    assert list(lines) == ["catalog", "enrich", "posters", "dataset", "tiny"]
     assert [line.split(":")[1].strip() for line in result.stdout.splitlines() if line.startswith("tiny: ")][:3] == [
         "train",
         "tag",
@@ -62,7 +62,7 @@ def test_a_second_run_finds_everything_done(demo):
     again = run_demo(output, *SMALL)
 
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("complete already") == 5
+    assert again.stdout.count("complete already") == 6
     assert again.stdout.split("\n\n", 1)[1] == first.stdout.split("\n\n", 1)[1]
 
 

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from mmgenre.errors import InputError
+from mmgenre.sandbox import serve as program
 from mmgenre.sandbox.catalogue import SandboxConfig, generate
 from mmgenre.sandbox.serve import ServeConfig, serve
 from mmgenre.sandbox.server import Sandbox, ServerConfig
@@ -404,6 +405,17 @@ def test_an_output_that_is_no_folder_is_a_mistake(tmp_path):
 
     with pytest.raises(InputError, match="file: is a file; expected a folder"):
         serve(ServeConfig(output=str(tmp_path / "file")))
+
+
+def test_addresses_lead_to_the_server_again_after_a_restart_while_their_port_is_free(folder, tmp_path):
+    config = ServeConfig(data=str(folder), output=str(tmp_path))
+    with program.serving(config) as first:
+        before = first.port
+        with program.serving(config) as beside:
+            assert beside.port != before
+        (tmp_path / "port").write_text(str(before))
+    with program.serving(config) as again:
+        assert again.port == before
 
 
 def test_real_movies_are_served_with_their_own_posters():
