@@ -13,6 +13,7 @@ from mmgenre.errors import InputError
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "imdb_id": ("imdb_id", "tconst", "id"),
     "plot": ("plot", "overview", "synopsis", "description"),
+    "title": ("title", "primaryTitle"),
     "language": ("language", "original_language"),
     "poster_url": ("poster_url", "poster"),
     "provider_id": ("provider_id", "tmdb_id"),

@@ -88,7 +88,12 @@ def _chain_model(run: Any, tables: dict[str, str], root: str) -> Any:
     defaults = {
         "train": {"dataset": tables["movies"], "output": checkpoint},
         # Every catalogued movie is tagged, with a plot or without: ENRICHED has a row for each.
-        "tag": {"checkpoint": checkpoint, "movies": tables["enriched"], "output": predictions},
+        "tag": {
+            "checkpoint": checkpoint,
+            "movies": tables["enriched"],
+            "catalog": tables["catalog"],
+            "output": predictions,
+        },
         "evaluate": {"predictions": predictions, "movies": tables["movies"], "output": report},
     }
     return run | {stage: paths | (run.get(stage) or {}) for stage, paths in defaults.items()}

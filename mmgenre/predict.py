@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import torch
-from pyarrow.fs import FileType
 from pydantic import Field
 from ray.data import ActorPoolStrategy
 
@@ -19,15 +18,16 @@ from mmgenre.errors import InputError
 from mmgenre.genres import GENRES, decode
 from mmgenre.inference import Precision, predict_logits
 from mmgenre.manifest import Manifest, Recipe
-from mmgenre.movie_files import read_movies
 from mmgenre.progress import Progress
 from mmgenre.schema import PREDICTIONS, PredictStatus, per_genre
 from mmgenre.streams import read, write
 from mmgenre.tables import Table, TableWriter
+from mmgenre.tag_input import TagInput
 from mmgenre.thresholds import Thresholds, decide, probabilities
 
 _STAGED = "_staged"
-_INPUT = pa.schema([pa.field("imdb_id", pa.string(), nullable=False), pa.field("plot", pa.string())])
+# Settings that do not change what a row says.
+_PLACES = ("checkpoint", "movies", "catalog", "output", "overwrite", "actors", "accelerator")
 # Movies that an actor sorts by length together.
 _WINDOW = 2048
 _ROWS_PER_PART = 16_384
@@ -38,6 +38,7 @@ class TagConfig(Config):
 
     checkpoint: str = Field(description="folder made by jobs/train.py")
     movies: str = Field(description="MOVIES or ENRICHED folder, or a CSV, TSV or Parquet file with imdb_id and plot")
+    catalog: str | None = Field(None, description="CATALOG folder with the titles, for models that read them")
     output: str = Field(description="folder of the PREDICTIONS table; the same command goes on where it was")
     overwrite: bool = Field(False, description="replace what another configuration left in output")
     actors: int | None = Field(None, ge=1, description="processes with a model each; null: one for each CPU or GPU")
@@ -54,17 +55,19 @@ def tag(config: TagConfig) -> Manifest:
     """
     card = checkpoint.read_card(config.checkpoint)
     thresholds = trained_thresholds(card, config.checkpoint)
-    table = None if storage.kind(config.movies) == FileType.File else Table(config.movies, _INPUT)
-    movies = storage.fingerprint(config.movies) if table is None else table.manifest.fingerprint
-    settings = config.to_settings(without=("checkpoint", "movies", "output", "overwrite", "actors", "accelerator"))
-    inputs = {"movies": movies, "checkpoint": card.weights_sha256}
-    writer = TableWriter(config.output, PREDICTIONS, Recipe(job="tag", settings=settings, inputs=inputs))
+    source = TagInput(config.movies, config.catalog, with_titles=card.model.title)
+    settings = config.to_settings(without=_PLACES)
+    writer = TableWriter(
+        config.output,
+        PREDICTIONS,
+        Recipe(job="tag", settings=settings, inputs=source.fingerprints | {"checkpoint": card.weights_sha256}),
+    )
     found = writer.begin(overwrite=config.overwrite, keep="unfinished")
     if found is not None:
         return found
     staged = storage.join(config.output, _STAGED)
-    table = table or _stage(config.movies, movies, staged)
-    _run(config, table, writer)
+    table = source.table(staged)
+    _run(config, table, source.schema, writer)
     storage.delete(staged)
     notes = {"checkpoint": config.checkpoint, "thresholds": thresholds.model_dump()}
     return writer.finish(rows_in=table.manifest.rows, expected_rows=table.manifest.rows, notes=notes)
@@ -81,37 +84,14 @@ def trained_thresholds(card: Card, directory: str) -> Thresholds:
     return card.thresholds
 
 
-def _stage(location: str, fingerprint: str, directory: str) -> Table:
-    """A person's file as a table of bounded parts: Ray reads it in parallel, and again after a crash."""
-    writer = TableWriter(directory, _INPUT, Recipe(job="stage", settings={}, inputs={"movies": fingerprint}))
-    if writer.begin() is None:
-        for batch in read_movies(location, _INPUT.names):
-            rows = pa.Table.from_batches([batch])
-            if rows["imdb_id"].null_count:
-                raise InputError(f"{location}: {rows['imdb_id'].null_count:,} rows without an id; give each movie one")
-            writer.write(rows)
-        ids = writer.written()["imdb_id"]
-        _require_distinct(location, ids)
-        writer.finish(rows_in=len(ids))
-    return Table(directory, _INPUT)
-
-
-def _require_distinct(location: str, ids: pa.ChunkedArray) -> None:
-    counts = ids.value_counts()
-    doubled = pc.struct_field(counts, "values").filter(pc.greater(pc.struct_field(counts, "counts"), 1))
-    if len(doubled):
-        examples = ", ".join(doubled[:3].to_pylist())
-        raise InputError(f"{location}: {len(doubled):,} ids stand in more than one row ({examples}); keep one of each")
-
-
-def _run(config: TagConfig, table: Table, writer: TableWriter) -> None:
+def _run(config: TagConfig, table: Table, schema: pa.Schema, writer: TableWriter) -> None:
     """Tag the movies that have no prediction yet."""
     done = writer.written()["imdb_id"]
     num_movies = table.manifest.rows - len(done)
     if num_movies == 0:
         return
     cluster.connect()
-    movies = read(table, _INPUT.names, _WINDOW)
+    movies = read(table, schema.names, _WINDOW)
     if len(done):
         movies = movies.map_batches(
             Unfinished, fn_constructor_args=(ray.put(done),), batch_format="pyarrow", compute=ActorPoolStrategy(size=1)
@@ -145,6 +125,7 @@ class Predict:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(cluster.assigned_cpus())
         card, model = checkpoint.load(directory)
+        self._texts = card.model.texts
         self._cutoffs, self._temperature = trained_thresholds(card, directory).cutoffs(), card.temperature
         self._model, self._precision = model.to(self._device), precision
 
@@ -153,7 +134,9 @@ class Predict:
         plots = [(plot or "").strip() for plot in batch["plot"].to_pylist()]
         has_plot = np.array([bool(plot) for plot in plots])
         logits = np.zeros((len(plots), len(GENRES)), np.float32)
-        logits[has_plot] = self._logits([plot for plot in plots if plot])
+        titles = batch["title"].to_pylist() if "title" in batch.column_names else [None] * len(plots)
+        known = [(title, plot) for title, plot in zip(titles, plots, strict=True) if plot]
+        logits[has_plot] = self._logits(self._texts([title for title, _ in known], [plot for _, plot in known]))
         is_finite = np.atleast_1d(np.isfinite(logits).all(axis=1))
         tagged = has_plot & is_finite
         chances = probabilities(np.where(is_finite[:, None], logits, 0), self._temperature)
@@ -171,8 +154,8 @@ class Predict:
             schema=PREDICTIONS,
         )
 
-    def _logits(self, plots: list[str]) -> np.ndarray:
-        return predict_logits(self._model, self._model.encoder.encode(plots), self._device, self._precision)
+    def _logits(self, texts: list[str]) -> np.ndarray:
+        return predict_logits(self._model, self._model.encoder.encode(texts), self._device, self._precision)
 
 
 class Unfinished:

@@ -62,9 +62,9 @@ def train(config: TrainConfig) -> Manifest:
     found = output.begin(overwrite=config.overwrite, keep="unfinished")
     if found is not None:
         return found
-    plots, labels = _read_split(table, "train")
-    val_plots, val_labels = _read_split(table, "val")
-    model, logits, history = _fit(config, output, (plots, labels), (val_plots, val_labels))
+    texts, labels = _read_split(table, "train", config.model)
+    val_texts, val_labels = _read_split(table, "val", config.model)
+    model, logits, history = _fit(config, output, (texts, labels), (val_texts, val_labels))
     card = _card(config, table, logits, val_labels)
     checkpoint.save(model, card, config.output)
     storage.write_bytes(output.path(_HISTORY), history.model_dump_json(indent=2).encode())
@@ -85,13 +85,15 @@ Rows = tuple[list[str], np.ndarray]
 Fitted = tuple[GenreModel, np.ndarray, Progress]
 
 
-def _read_split(table: Table, split: str) -> Rows:
-    """Plots and labels (N, 9) of the movies of a split that have a plot, ordered by id whatever the files' order."""
-    rows = table.read(["imdb_id", "plot", "labels"], (pc.field("split") == split) & pc.field("plot").is_valid())
+def _read_split(table: Table, split: str, model: ModelConfig) -> Rows:
+    """Texts and labels (N, 9) of the movies of a split that have a plot, ordered by id whatever the files' order."""
+    rows = table.read(
+        ["imdb_id", "title", "plot", "labels"], (pc.field("split") == split) & pc.field("plot").is_valid()
+    )
     if rows.num_rows == 0:
         raise InputError(f"{table.directory}: no {split} rows with a plot; train needs train and val rows")
     rows = rows.sort_by("imdb_id")
-    return rows["plot"].to_pylist(), from_per_genre(rows["labels"])
+    return model.texts(rows["title"].to_pylist(), rows["plot"].to_pylist()), from_per_genre(rows["labels"])
 
 
 def _fit(config: TrainConfig, output: Output, train_rows: Rows, val_rows: Rows) -> Fitted:

@@ -118,7 +118,7 @@ def test_a_missing_column_is_named_beside_those_there_are(file):
         "no column plot or overview or synopsis or description; found tconst, genres"
     )
     assert complaint(file("a.csv", "tconst,plot\ntt1,a\n"), required=("imdb_id", "plot", "title")) == (
-        "no column title; found tconst, plot"
+        "no column title or primaryTitle; found tconst, plot"
     )
 
 

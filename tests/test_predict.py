@@ -18,7 +18,7 @@ from mmgenre.genres import GENRES, decode
 from mmgenre.inference import predict_logits
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.predict import TagConfig, tag
-from mmgenre.schema import PREDICTIONS, from_per_genre
+from mmgenre.schema import CATALOG, ENRICHED, PREDICTIONS, from_per_genre
 from mmgenre.tables import Table
 from mmgenre.thresholds import decide, fit_thresholds, probabilities
 
@@ -72,6 +72,48 @@ def test_every_row_of_a_file_gets_one_row_with_a_status(local_ray, trained, tmp_
     assert manifest.rows == manifest.rows_in == 4
     assert found["genres"].to_pylist()[0] is None
     assert found["genres"].to_pylist()[2] == decode(LABELS[0])
+
+
+@pytest.fixture(scope="module")
+def reads_titles(tmp_path_factory):
+    """A model that was taught to read the genres off the titles."""
+    directory = str(tmp_path_factory.mktemp("checkpoint") / "titles")
+    config = TfidfConfig(c=100, title=True)
+    texts = config.texts(PLOTS, ["A plot like any other."] * len(PLOTS))
+    model = config.fit(texts, LABELS).eval()
+    logits = predict_logits(model, model.encoder.encode(texts), torch.device("cpu"))
+    thresholds = fit_thresholds(probabilities(logits, 1.0), LABELS)
+    checkpoint.save(model, checkpoint.Card(model=config, thresholds=thresholds, temperature=1.0), directory)
+    return directory
+
+
+def test_a_model_that_reads_titles_finds_them_in_a_file_or_in_the_catalogue(
+    local_ray, reads_titles, tmp_path, write_table
+):
+    titles, plots = [*PLOTS[:20], None], ["A plot like any other."] * 19 + [None, "Untitled."]
+    ids = [f"tt{row:07}" for row in range(21)]
+    file = write_csv(tmp_path / "mine.csv", [["id", "title", "plot"], *zip(ids, titles, plots, strict=True)])
+    columns = {"imdb_id": ids, "title": [title or "" for title in titles], "year": [None] * 21, "runtime": [None] * 21}
+    catalog = write_table(tmp_path / "catalog", CATALOG, columns | {"genres": [[]] * 21})
+    enriched = write_csv(tmp_path / "plots.csv", [["id", "plot"], *zip(ids, plots, strict=True)])
+
+    _, from_file = tagged(reads_titles, file, tmp_path / "one")
+    _, from_catalog = tagged(reads_titles, enriched, tmp_path / "two", catalog=catalog)
+
+    assert from_file["genres"].to_pylist()[:19] == [decode(labels) for labels in LABELS[:19]]
+    assert from_file["status"].to_pylist() == ["text_only"] * 19 + ["no_input", "text_only"]
+    assert from_catalog == from_file
+
+
+def test_a_model_that_reads_titles_is_given_some(reads_titles, tmp_path, write_table):
+    file = write_csv(tmp_path / "plots.csv", [["id", "plot"], ["tt1", PLOTS[0]]])
+    known = {"imdb_id": ["tt1"], "provider": ["a"], "status": ["ok"], "fetched_at": [0], "plot": ["A plot."]}
+    enriched = write_table(tmp_path / "enriched", ENRICHED, {name: known.get(name, [None]) for name in ENRICHED.names})
+
+    with pytest.raises(InputError, match="no column title or primaryTitle; found id, plot"):
+        tagged(reads_titles, file, tmp_path / "tags")
+    with pytest.raises(InputError, match="no titles, which this model reads beside the plots; give catalog=DIR"):
+        tagged(reads_titles, enriched, tmp_path / "other")
 
 
 def test_predictions_are_the_models_whatever_stands_beside_a_row(local_ray, trained, tmp_path):

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 
 from mmgenre.config import Config
@@ -32,7 +33,7 @@ class Encoder(Protocol):
     """Turns movies into what the model reads; the same object in training, tagging and serving."""
 
     def encode(self, plots: Sequence[str]) -> Encoded:
-        """Encode N plots."""
+        """Encode N plots, or what else `texts` of the model's config makes of N movies."""
 
 
 class GenreModel(nn.Module):
@@ -59,6 +60,14 @@ class GenreModel(nn.Module):
 
 class FamilyConfig(Config):
     """A family's settings."""
+
+    title: bool = Field(False, description="the movie's title is read before its plot")
+
+    def texts(self, titles: Sequence[str | None], plots: Sequence[str]) -> list[str]:
+        """What the model reads of N movies."""
+        if not self.title:
+            return list(plots)
+        return [f"{title}. {plot}" if title else plot for title, plot in zip(titles, plots, strict=True)]
 
     @abstractmethod
     def restore(self, assets: Path) -> GenreModel:
