@@ -67,8 +67,11 @@ def build_dataset(config: DatasetConfig) -> Manifest:
     if found is not None:
         return found
     curation: Counter[str] = Counter()
-    for part in _join(catalog, enriched, posters):
-        writer.write(_movies(part, config, curation))
+    parts: Iterator[pa.Table] = (_movies(part, config, curation) for part in _join(catalog, enriched))
+    if posters is not None:
+        parts = _with_posters(pa.concat_tables(parts), posters, config, curation)
+    for part in parts:
+        writer.write(part)
     _require_movies(config, curation)
     rows = writer.written(["split", "plot"])
     _require_every_split(rows["split"])
@@ -102,7 +105,7 @@ def split_of(group: str, config: DatasetConfig) -> str:
     return "val" if position < config.test_share + config.val_share else "train"
 
 
-def _join(catalog: Table, enriched: Table, posters: Table | None) -> Iterator[pa.Table]:
+def _join(catalog: Table, enriched: Table) -> Iterator[pa.Table]:
     """What is known of the same movies, a bounded part at a time; the catalogue is small and stays in memory."""
     movies = catalog.read(["imdb_id", "title", "genres"])
     missing = pc.invert(pc.is_in(movies["imdb_id"], enriched.read(["imdb_id"])["imdb_id"]))
@@ -112,23 +115,32 @@ def _join(catalog: Table, enriched: Table, posters: Table | None) -> Iterator[pa
             "run jobs/enrich.py on that catalogue again"
         )
     columns = ["imdb_id", "plot", "language"]
-    batch_size = _ROWS_PER_PART if posters is None else _ROWS_PER_PART_WITH_POSTERS
-    for batch in enriched.dataset.to_batches(columns=columns, batch_size=batch_size):
+    for batch in enriched.dataset.to_batches(columns=columns, batch_size=_ROWS_PER_PART):
         part = pa.Table.from_batches([batch])
         row = pc.index_in(part["imdb_id"], movies["imdb_id"])
         known = row.is_valid()
         part, row = part.filter(known), row.filter(known)
-        part = part.append_column("title", movies["title"].take(row))
-        part = part.append_column("genres", movies["genres"].take(row))
-        yield part.append_column("image", _images(part["imdb_id"], posters))
+        yield part.append_column("title", movies["title"].take(row)).append_column("genres", movies["genres"].take(row))
 
 
-def _images(ids: pa.ChunkedArray, posters: Table | None) -> pa.Array | pa.ChunkedArray:
-    """The posters of some movies, null where there is none."""
-    if posters is None:
-        return pa.nulls(len(ids), pa.binary())
-    found = posters.read(["imdb_id", "image"], filter=pc.field("imdb_id").isin(ids))
-    return found["image"].take(pc.index_in(ids, found["imdb_id"]))
+def _with_posters(
+    movies: pa.Table, posters: Table, config: DatasetConfig, curation: Counter[str]
+) -> Iterator[pa.Table]:
+    """The movies with their posters, in the order of the posters, which are read once; then those without one."""
+    has_poster = np.zeros(len(movies), bool)
+    images = posters.dataset.to_batches(
+        columns=["imdb_id", "image"], filter=pc.field("image").is_valid(), batch_size=_ROWS_PER_PART_WITH_POSTERS
+    )
+    for batch in images:
+        row = pc.index_in(batch["imdb_id"], movies["imdb_id"])
+        known = row.is_valid()
+        rows = row.filter(known)
+        has_poster[rows.to_numpy()] = True
+        place = movies.schema.get_field_index("image")
+        yield movies.take(rows).set_column(place, "image", pa.chunked_array([batch["image"].filter(known)]))
+    curation[_POSTERS_AVAILABLE] = int(has_poster.sum())
+    if not config.require_poster:
+        yield movies.filter(pa.array(~has_poster))
 
 
 def _movies(part: pa.Table, config: DatasetConfig, curation: Counter[str]) -> pa.Table:
@@ -136,8 +148,6 @@ def _movies(part: pa.Table, config: DatasetConfig, curation: Counter[str]) -> pa
     for step, keep in _steps(config).items():
         part = part.filter(keep(part))
         curation[step] += part.num_rows
-    if config.posters is not None and not config.require_poster:
-        curation[_POSTERS_AVAILABLE] += part.num_rows - part["image"].null_count
     plots, ids = part["plot"].to_pylist(), part["imdb_id"].to_pylist()
     groups = [normalise(plot or "") or imdb_id for plot, imdb_id in zip(plots, ids, strict=True)]
     labels = np.array([encode(genres) for genres in part["genres"].to_pylist()]).reshape(-1, len(GENRES))
@@ -146,7 +156,7 @@ def _movies(part: pa.Table, config: DatasetConfig, curation: Counter[str]) -> pa
         "split": pa.array([split_of(group, config) for group in groups], pa.string()),
         "title": part["title"],
         "plot": part["plot"],
-        "image": part["image"],
+        "image": pa.nulls(part.num_rows, pa.binary()),
         "labels": per_genre(labels),
     }
     return pa.table(columns)
@@ -160,8 +170,6 @@ def _steps(config: DatasetConfig) -> dict[str, Any]:
     if config.min_words:
         name = f"plot of {config.min_words} words or more"
         steps[name] = lambda part: pc.greater_equal(_num_words(part["plot"]), config.min_words)
-    if config.require_poster:
-        steps[_POSTERS_AVAILABLE] = lambda part: part["image"].is_valid()
     return steps
 
 

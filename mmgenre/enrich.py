@@ -5,6 +5,7 @@ that are new, could not be had before, or are older than one may keep them; what
 """
 
 import asyncio
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from mmgenre import cluster
+from mmgenre import cluster, storage
 from mmgenre.config import Config
+from mmgenre.errors import InputError
 from mmgenre.fetching import Crew, fetch
 from mmgenre.growing import GrowingTable
 from mmgenre.manifest import Manifest, Recipe
@@ -41,7 +43,9 @@ class EnrichConfig(Config):
     provider: ProviderConfig = TmdbConfig()
     fallback: WebServiceConfig | None = Field(None, description="fills in what the provider, a web service, lacks")
     requests_per_second: float = Field(40, gt=0, description="of all actors and jobs together, at each web service")
-    max_age_days: float | None = Field(180, ge=0, description="older answers are asked for again; null: never")
+    max_age_days: float | None = Field(
+        180, ge=0, le=36_500, description="older answers are asked for again; null: never"
+    )
     dry_run: bool = Field(False, description="only say how many titles would be asked for, and how long it would take")
     actors: int = Field(1, ge=1, description="processes that send requests")
     http: HttpConfig = HttpConfig()
@@ -53,6 +57,8 @@ class EnrichConfig(Config):
                 f"fallback {self.fallback.kind} cannot stand beside provider {self.provider.kind}; "
                 "it fills in what another web service lacks"
             )
+        if self.dry_run and self.provider.kind == "dump":
+            raise ValueError("dry_run=true: is for web services; a file is read at once")
         return self
 
 
@@ -104,20 +110,31 @@ def enrich(config: EnrichConfig, environment: Mapping[str, str] = os.environ) ->
     found = table.finished()
     if found is not None and not planned.due:
         return found
+    movies = catalog.read(["imdb_id"])["imdb_id"]
+    finish = functools.partial(
+        table.finish, movies, content=_CONTENT, notes={"curation": catalog.manifest.notes.get("curation", [])}
+    )
     if isinstance(config.provider, DumpConfig):
-        rows = _copy(config.provider, due)
-        table.start()
-        table.write(rows)
+        _copy(config.provider, movies, table)
     elif planned.due:
-        _ask(config, config.provider, due, table, environment)
+        try:
+            _ask(config, config.provider, due, table, environment)
+        except InputError:
+            # Where answers were only to be renewed, the older ones are a whole table still.
+            if table.is_started and table.covers(movies):
+                finish()
+            raise
     else:
         table.start()
-    notes = {"curation": catalog.manifest.notes.get("curation", [])}
-    return table.finish(rows_in=planned.total, content=_CONTENT, notes=notes)
+    return finish()
 
 
 def _table(config: EnrichConfig, catalog: Table) -> GrowingTable:
-    recipe = Recipe(job="enrich", settings=_settings(config), inputs={"catalog": catalog.manifest.fingerprint})
+    inputs = {"catalog": catalog.manifest.fingerprint}
+    if isinstance(config.provider, DumpConfig):
+        storage.require_file(config.provider.path, "a file with imdb_id and plot")
+        inputs["provider"] = storage.fingerprint(config.provider.path)
+    recipe = Recipe(job="enrich", settings=_settings(config), inputs=inputs)
     return GrowingTable(config.output, ENRICHED, recipe, overwrite=config.overwrite)
 
 
@@ -150,20 +167,26 @@ def _due(catalog: Table, table: GrowingTable, config: EnrichConfig) -> tuple[pa.
     return pa.chunked_array([chunk for group in groups for chunk in group.chunks], pa.string()), planned
 
 
-def _copy(provider: DumpConfig, movies: pa.ChunkedArray) -> pa.Table:
-    """Rows of an enriched file for some movies; those it does not have are `not_found`."""
-    found = pa.Table.from_batches(provider.batches())
-    place = pc.index_in(movies, found["imdb_id"])
-    status = pc.if_else(place.is_valid(), EnrichStatus.OK, EnrichStatus.NOT_FOUND)
-    known: dict[str, Any] = {
-        "imdb_id": movies,
-        "provider": pa.repeat(provider.kind, len(movies)),
-        "status": status,
-        "fetched_at": pa.repeat(datetime.now(UTC).replace(microsecond=0), len(movies)),
+def _copy(provider: DumpConfig, movies: pa.ChunkedArray, table: GrowingTable) -> None:
+    """Rows of an enriched file for the movies; those it does not have are `not_found`."""
+    for batch in provider.batches():
+        if not table.is_started:
+            table.start()
+        rows = pa.Table.from_batches([batch])
+        rows = rows.filter(pc.is_in(rows["imdb_id"], movies))
+        table.write(_copied(provider, EnrichStatus.OK, {name: rows[name] for name in rows.column_names}))
+    known = pc.is_in(movies, table.latest(["imdb_id"])["imdb_id"])
+    table.write(_copied(provider, EnrichStatus.NOT_FOUND, {"imdb_id": movies.filter(pc.invert(known))}))
+
+
+def _copied(provider: DumpConfig, status: EnrichStatus, columns: dict[str, pa.ChunkedArray]) -> pa.Table:
+    num_rows = len(columns["imdb_id"])
+    known = columns | {
+        "provider": pa.repeat(provider.kind, num_rows),
+        "status": pa.repeat(status, num_rows),
+        "fetched_at": pa.repeat(datetime.now(UTC).replace(microsecond=0), num_rows),
     }
-    known |= {name: found[name].take(place) for name in found.column_names if name != "imdb_id"}
-    columns = [known.get(field.name, pa.nulls(len(movies), field.type)) for field in ENRICHED]
-    return pa.table(columns, names=ENRICHED.names)
+    return pa.table({field.name: known.get(field.name, pa.nulls(num_rows, field.type)) for field in ENRICHED})
 
 
 def _ask(

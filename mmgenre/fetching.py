@@ -27,6 +27,9 @@ _MOST_CALLS = 4_000
 _WRITE_EVERY_S = 1.0
 _ROWS_PER_PART = 400
 _BYTES_PER_PART = 32 * 2**20
+# Movies of one actor whose rows are under way, from the first request to the disk.
+_UNDER_WAY = 1_000
+_MOST_DEATHS = 3
 # Status of a movie that gets no row in this run, because the service has closed to us.
 _POSTPONED = "postponed"
 
@@ -71,11 +74,14 @@ def fetch(movies: pa.Table, crew: Crew, table: GrowingTable, progress: Progress)
     calls = [movies.slice(start, per_call) for start in range(0, len(movies), per_call)]
     outcomes = ray.data.from_arrow(calls).map_batches(
         _Fetch,
-        fn_constructor_args=(crew.build, table.directory, table.schema),
+        fn_constructor_args=(crew.build, table.directory, table.schema, table.newest()),
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=crew.actors, max_concurrent_calls_per_actor=_CALLS),
         num_cpus=crew.cpus,
+        # A movie that kills its actor would do so for ever.
+        max_task_retries=_MOST_DEATHS,
+        max_restarts=_MOST_DEATHS * crew.actors,
     )
     postponed, reason = 0, ""
     for outcome in _outcomes(outcomes):
@@ -124,9 +130,10 @@ def _outcomes(tables: "ray.data.Dataset") -> Iterator[_Outcome]:
 class _Fetch:
     """Ray Data stage: movies in, an account of their rows out."""
 
-    def __init__(self, build: Callable[[], Fetcher], directory: str, schema: pa.Schema):
+    def __init__(self, build: Callable[[], Fetcher], directory: str, schema: pa.Schema, after: int):
         self._fetcher = build()
-        self._recorder = Recorder(directory, schema)
+        self._recorder = Recorder(directory, schema, after)
+        self._places = asyncio.Semaphore(_UNDER_WAY)
         self._reason = ""
         self._counted = 0
 
@@ -136,15 +143,16 @@ class _Fetch:
         return _Outcome(dict(statuses), self._counted - before, self._reason).to_table()
 
     async def _fetch(self, movie: dict[str, Any]) -> str:
-        if self._reason:
-            return _POSTPONED
-        try:
-            row = await self._fetcher.fetch(movie)
-        except Stopped as stop:
-            self._reason = str(stop)
-            return _POSTPONED
-        await self._recorder.add(row)
-        return row["status"]
+        async with self._places:
+            if self._reason:
+                return _POSTPONED
+            try:
+                row = await self._fetcher.fetch(movie)
+            except Stopped as stop:
+                self._reason = str(stop)
+                return _POSTPONED
+            await self._recorder.add(row)
+            return row["status"]
 
 
 class Recorder:
@@ -153,11 +161,13 @@ class Recorder:
     Args:
         directory: of the table.
         schema: of the rows.
+        after: time of the newest part that these rows must follow.
     """
 
-    def __init__(self, directory: str, schema: pa.Schema):
+    def __init__(self, directory: str, schema: pa.Schema, after: int = 0):
         self._directory = directory
         self._schema = schema
+        self._after = after
         self._open: _Part | None = None
 
     async def add(self, row: dict[str, Any]) -> None:
@@ -174,7 +184,7 @@ class Recorder:
             await asyncio.wait_for(part.full.wait(), _WRITE_EVERY_S)
         self._open = None
         table = pa.Table.from_pylist(part.rows, self._schema)
-        await asyncio.to_thread(write_part, table, self._directory, self._schema)
+        await asyncio.to_thread(write_part, table, self._directory, self._schema, self._after)
 
 
 @dataclass

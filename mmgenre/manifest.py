@@ -127,6 +127,8 @@ class Output:
         """Mark the folder as being written, after clearing it of what is not kept."""
         if not keeps:
             self._clear()
+        for name in self._torn_names():
+            storage.delete(self.path(name))
         storage.write_bytes(self.path(STARTED), self.recipe.model_dump_json(indent=2).encode())
         storage.delete(self.path(MANIFEST))
 
@@ -188,13 +190,21 @@ class Output:
         )
 
     def _clear(self) -> None:
-        """Remove what such an output consists of, the manifest first, the mark of a run last, and nothing else."""
+        """Remove what such an output consists of and nothing else: an unfinished output until all of it is gone."""
+        found = read_manifest(self.directory)
+        if found is not None:
+            storage.write_bytes(self.path(STARTED), found.recipe.model_dump_json(indent=2).encode())
         for name in (MANIFEST, *self._owned_names(), STARTED):
             storage.delete(self.path(name))
 
     def _owned_names(self) -> list[str]:
         names = storage.names_in(self.directory)
         return [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in self._owned)]
+
+    def _torn_names(self) -> list[str]:
+        """Files that a killed run was writing, not yet under their own names."""
+        names = storage.names_in(self.directory)
+        return [name for name in names if any(fnmatch.fnmatch(name, f".{pattern}.*") for pattern in self._owned)]
 
 
 def read_manifest(directory: str) -> Manifest | None:

@@ -32,9 +32,11 @@ from mmgenre.progress import Progress
 from mmgenre.rate_limit import ClusterPace, rate_limiter
 from mmgenre.schema import ENRICHED, POSTERS, PosterStatus
 from mmgenre.tables import Table
-from mmgenre.web import HttpConfig, Request, TooLong, TryAgain, Web, body, patiently
+from mmgenre.web import Breaker, HttpConfig, Request, TooLong, TryAgain, Web, body, patiently
 
 _MOST_REDIRECTS = 3
+# Begins the detail of a poster whose own address is allowed: other rules would not change what it leads to.
+_LED_ASTRAY = "led to a "
 # What the rows depend on, and what of them matters to later stages.
 _SETTINGS = ("max_side", "max_bytes", "max_pixels", "placeholder_titles")
 _CONTENT = ("imdb_id", "status", "sha256")
@@ -79,7 +81,7 @@ def posters(config: PostersConfig) -> Manifest:
         table.start()
         _download(due, table, config)
         _mark_placeholders(table, config.placeholder_titles)
-        manifest = table.finish(rows_in=enriched.manifest.rows, content=_CONTENT)
+        manifest = table.finish(enriched.read(["imdb_id"])["imdb_id"], content=_CONTENT)
     if config.export_dir is not None:
         _export(Table(config.output, POSTERS), storage.join(config.export_dir, "posters"))
     return manifest
@@ -88,12 +90,13 @@ def posters(config: PostersConfig) -> Manifest:
 def _due(enriched: Table, table: GrowingTable, config: PostersConfig) -> pa.Table:
     """Ids and addresses of the posters to be had."""
     movies = enriched.read(["imdb_id", "poster_url"])
-    cached = table.latest(["imdb_id", "status", "poster_url"])
+    cached = table.latest(["imdb_id", "status", "poster_url", "detail"])
     place = pc.index_in(movies["imdb_id"], cached["imdb_id"])
     address, before = (pc.fill_null(column, "") for column in (movies["poster_url"], cached["poster_url"].take(place)))
     status = cached["status"].take(place)
     unreachable = pc.fill_null(pc.equal(status, PosterStatus.UNREACHABLE), False)
-    forbidden = pc.fill_null(pc.equal(status, PosterStatus.FORBIDDEN), False)
+    astray = pc.fill_null(pc.starts_with(cached["detail"].take(place), _LED_ASTRAY), False)
+    forbidden = pc.and_not(pc.fill_null(pc.equal(status, PosterStatus.FORBIDDEN), False), astray)
     allowed = pc.and_(
         forbidden, pc.is_in(movies["poster_url"], _allowed(movies["poster_url"].filter(forbidden), config))
     )
@@ -136,13 +139,13 @@ def _mark_placeholders(table: GrowingTable, num_titles: int) -> None:
     found = rows.filter(pc.and_(pc.is_in(rows["sha256"], shared), pc.equal(rows["status"], PosterStatus.OK)))
     if not len(found):
         return
-    marked = table.rows_of(found["imdb_id"])
+    marked = table.rows_of(found["imdb_id"], [name for name in POSTERS.names if name != "image"])
     changes = {
         "status": pa.repeat(PosterStatus.PLACEHOLDER, len(marked)),
         "image": pa.nulls(len(marked), pa.binary()),
         "detail": pa.repeat(f"the same image as {num_titles - 1} other titles or more", len(marked)),
     }
-    table.write(pa.table({name: changes.get(name, marked[name]) for name in POSTERS.names}))
+    table.write(pa.table({name: changes[name] if name in changes else marked[name] for name in POSTERS.names}))
 
 
 def _export(table: Table, directory: str) -> None:
@@ -184,6 +187,7 @@ class Posters:
         self._config = config
         self._rules = _rules(config)
         self._webs: dict[str, Web] = {}
+        self._breaker = Breaker("the image hosts")
         self._budget = ByteBudget(config.bytes_in_flight)
         # Decoding would keep the event loop from the network.
         self._decoders = ThreadPoolExecutor(cluster.assigned_cpus())
@@ -206,7 +210,9 @@ class Posters:
         except Broken as broken:
             return movie | {"status": PosterStatus.NOT_AN_IMAGE, "detail": str(broken)}
         except TryAgain as failure:
+            self._breaker.failed(str(failure))
             return movie | {"status": PosterStatus.UNREACHABLE, "detail": str(failure)}
+        self._breaker.succeeded()
         return movie | {
             "status": PosterStatus.OK,
             "image": picture.jpeg,
@@ -214,11 +220,6 @@ class Posters:
             "height": picture.height,
             "sha256": hashlib.sha256(picture.jpeg).hexdigest(),
         }
-
-    async def close(self) -> None:
-        """End the connections."""
-        for web in self._webs.values():
-            await web.close()
 
     async def _attempt(self, url: str) -> Picture:
         async with self._budget.share() as share:
@@ -233,15 +234,15 @@ class Posters:
 
     async def _get(self, url: str, share: "Share") -> bytes:
         """The bytes at an address, after redirects that the rules allow."""
-        for _ in range(_MOST_REDIRECTS + 1):
+        for hops in range(_MOST_REDIRECTS + 1):
             refusal = self._rules.refusal(url)
             if refusal is not None:
-                raise Unwanted(PosterStatus.FORBIDDEN, refusal)
+                raise Unwanted(PosterStatus.FORBIDDEN, refusal if hops == 0 else f"{_LED_ASTRAY}redirect: {refusal}")
             try:
                 found = await self._web(url).get(Request(url), functools.partial(self._read, share))
             except TryAgain as failure:
                 if _is_private(failure):
-                    raise Unwanted(PosterStatus.FORBIDDEN, "the host's address is private") from None
+                    raise Unwanted(PosterStatus.FORBIDDEN, f"{_LED_ASTRAY}private address") from None
                 raise
             if isinstance(found, bytes):
                 return found

@@ -121,7 +121,7 @@ class ClusterPace:
         self._turns: list[float] = []
         self._waiting = 0
         self._pauses = 0
-        self._asking = asyncio.Lock()
+        self._in_order = asyncio.Lock()
 
     async def wait(self) -> None:
         """Return when it is this request's turn."""
@@ -140,12 +140,13 @@ class ClusterPace:
 
     async def _take_turn(self) -> bool:
         """Wait for the next turn; False where it came too late, or a pause between."""
-        async with self._asking:
+        # One after the other, so that never more turns are in hand than one lease has.
+        async with self._in_order:
             if not self._turns:
                 self._turns = await self._lease()
             turn, pauses = self._turns.pop(0), self._pauses
-        await asyncio.sleep(turn - time.monotonic())
-        return pauses == self._pauses and time.monotonic() - turn < LATE_S
+            await asyncio.sleep(turn - time.monotonic())
+            return pauses == self._pauses and time.monotonic() - turn < LATE_S
 
     async def _lease(self) -> list[float]:
         """Times of the next turns, by this machine's clock."""

@@ -109,10 +109,13 @@ class Table:
             )
 
 
-def write_part(table: pa.Table, directory: str, schema: pa.Schema) -> str:
-    """Write one part, whole or not at all; returns its file name."""
-    # Names sort by time, so that one writer's rows are read back in its order.
-    name = f"part-{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet"
+def write_part(table: pa.Table, directory: str, schema: pa.Schema, after: int = 0) -> str:
+    """Write one part, whole or not at all; returns its file name.
+
+    Names sort by time, so that one writer's rows are read back in its order; `after` is the time of a part that this
+    one must follow, whatever the clock says.
+    """
+    name = f"part-{max(time.time_ns(), after + 1)}-{uuid.uuid4().hex[:8]}.parquet"
     sink = pa.BufferOutputStream()
     pq.write_table(conform(table, schema), sink, compression="zstd")
     storage.write_bytes(storage.join(directory, name), sink.getvalue())
@@ -122,6 +125,11 @@ def write_part(table: pa.Table, directory: str, schema: pa.Schema) -> str:
 def count_values(values: pa.ChunkedArray) -> dict[str, int]:
     """How often each value occurs."""
     return {entry["values"]: entry["counts"] for entry in values.value_counts().to_pylist()}
+
+
+def time_of(part: str) -> int:
+    """When a part was written, in nanoseconds, as its name says."""
+    return int(part.split("-")[1])
 
 
 def parts_in(directory: str) -> list[str]:

@@ -9,13 +9,11 @@ from mmgenre.errors import InputError
 from mmgenre.providers.source import Fields, Source
 from mmgenre.rate_limit import ClusterPace, rate_limiter
 from mmgenre.schema import EnrichStatus
-from mmgenre.web import HttpConfig, Pace, Request, Stopped, TooLong, TryAgain, Unhurried, Web, body, patiently
+from mmgenre.web import Breaker, HttpConfig, Pace, Request, Stopped, TooLong, TryAgain, Unhurried, Web, body, patiently
 
 # What a title may lack, for a second service to fill in.
 _FILLED = ("plot", "language", "poster_url")
 _MAX_ANSWER = 2_000_000
-# So many titles in a row that cannot be had are no accident: the service is down.
-_MOST_FAILURES = 200
 
 
 async def check(source: Source, http: HttpConfig) -> None:
@@ -106,7 +104,7 @@ class Client:
         self._source = source
         self._http = http
         self._web = Web(pace, http)
-        self._failures = 0
+        self._breaker = Breaker(source.base_url)
 
     @property
     def num_requests(self) -> int:
@@ -123,11 +121,9 @@ class Client:
         try:
             found = await self.ask(self._source.request(imdb_id), self._source.read)
         except TryAgain as failure:
-            self._failures += 1
-            if self._failures >= _MOST_FAILURES:
-                raise Stopped(f"{self._source.base_url}: {self._failures} titles in a row failed ({failure})") from None
+            self._breaker.failed(str(failure))
             return about | {"status": EnrichStatus.UNREACHABLE, "detail": str(failure)}
-        self._failures = 0
+        self._breaker.succeeded()
         if found is None:
             return about | {"status": EnrichStatus.NOT_FOUND}
         return about | {"status": EnrichStatus.OK} | found

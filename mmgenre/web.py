@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,13 +14,14 @@ from aiohttp.abc import AbstractResolver
 from pydantic import Field
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_exponential_jitter
+from yarl import URL
 
 from mmgenre.config import Config
 
 T = TypeVar("T")
 
-# A server that answers 429 this often to one request is not worth a further one.
-_PATIENCE = 50
+# So many things in a row that cannot be had are no accident: the service is down.
+_MOST_FAILURES = 200
 
 
 class HttpConfig(Config):
@@ -28,7 +30,7 @@ class HttpConfig(Config):
     timeout_s: float = Field(20, gt=0, description="seconds for one request, answer included")
     attempts: int = Field(5, ge=1, description="requests for one thing before it counts as unreachable")
     max_wait_s: float = Field(30, gt=0, description="longest pause between two attempts, in seconds")
-    max_pause_s: float = Field(900, gt=0, description="when a service wants a longer pause, the job stops instead")
+    max_pause_s: float = Field(900, gt=0, description="a service that answers 429 for longer than this stops the job")
     in_flight: int = Field(100, ge=1, description="requests of one actor under way at once, at each service")
 
 
@@ -89,6 +91,7 @@ class Web:
         self._config = config
         self._resolver = resolver
         self._slots = asyncio.Semaphore(config.in_flight)
+        self._refused_since: float | None = None
         self._session: aiohttp.ClientSession | None = None
 
     async def get(self, request: Request, read: Callable[[aiohttp.ClientResponse], Awaitable[T]]) -> T:
@@ -98,7 +101,7 @@ class Web:
             TryAgain: there was no answer, or not all of it.
             Stopped: the server wants to be left alone for longer than one waits.
         """
-        for _ in range(_PATIENCE):
+        while True:
             async with self._slots:
                 await self._pace.wait()
                 self.num_requests += 1
@@ -107,13 +110,13 @@ class Web:
                         request.url, params=request.params, headers=request.headers, allow_redirects=False
                     ) as response:
                         if response.status != 429:
+                            self._refused_since = None
                             return await read(response)
                         wanted = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
                 except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
                     # Only the kind of error: its text may hold the address, and the address the key.
                     raise TryAgain(type(error).__name__) from error
             await self._pause(request, wanted)
-        raise TryAgain("HTTP 429")
 
     async def close(self) -> None:
         """End the connections."""
@@ -136,12 +139,42 @@ class Web:
         return self._session
 
     async def _pause(self, request: Request, seconds: float | None) -> None:
-        if seconds is not None and seconds > self._config.max_pause_s:
-            host = request.url.split("/")[2]
+        now = time.monotonic()
+        self._refused_since = self._refused_since or now
+        quiet = now - self._refused_since + (seconds or 0)
+        if quiet > self._config.max_pause_s:
+            host = URL(request.url).host_port_subcomponent
             raise Stopped(
-                f"{host}: wants no request for {seconds:,.0f} s (http.max_pause_s={self._config.max_pause_s})"
+                f"{host}: answers 429 and wants no request for {min(quiet, 1e9):,.0f} s "
+                f"(http.max_pause_s={self._config.max_pause_s:g}); go on later"
             )
         await self._pace.pause(seconds)
+
+
+class Breaker:
+    """Ends a job whose service is down, instead of failing everything it has left.
+
+    Args:
+        name: of the service.
+    """
+
+    def __init__(self, name: str):
+        self._name = name
+        self._failures = 0
+
+    def succeeded(self) -> None:
+        """The service gave an answer."""
+        self._failures = 0
+
+    def failed(self, reason: str) -> None:
+        """One more thing could not be had.
+
+        Raises:
+            Stopped: too many in a row.
+        """
+        self._failures += 1
+        if self._failures >= _MOST_FAILURES:
+            raise Stopped(f"{self._name}: {self._failures} requests in a row failed ({reason}); go on later")
 
 
 async def patiently(config: HttpConfig, attempt: Callable[..., Awaitable[T]], *arguments: Any) -> T:

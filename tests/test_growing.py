@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -31,8 +32,8 @@ def rows(plots, status="ok", at=NOW):
     )
 
 
-def finish(grown):
-    return grown.finish(rows_in=3, content=["imdb_id", "status", "plot"])
+def finish(grown, *ids):
+    return grown.finish(pa.chunked_array([list(ids)], pa.string()), content=["imdb_id", "status", "plot"])
 
 
 def plots_in(folder):
@@ -139,7 +140,64 @@ def test_rows_written_again_with_the_same_content_leave_the_fingerprint(tmp_path
 def test_rows_of_some_ids_are_the_ones_that_count(tmp_path):
     grown, _ = filled(tmp_path, {"tt1": "old", "tt2": "b"}, {"tt1": "new"})
 
-    assert [row["plot"] for row in grown.rows_of(pa.array(["tt1"])).to_pylist()] == ["new"]
+    found = grown.rows_of(pa.array(["tt1"]), ["imdb_id", "status", "plot"])
+    assert [row["plot"] for row in found.to_pylist()] == ["new"]
+
+
+def test_a_row_that_could_not_be_fetched_again_is_not_lost(tmp_path):
+    grown = table(tmp_path)
+    grown.start()
+    grown.write(rows({"tt1": "a", "tt2": None}))
+    grown.write(rows({"tt1": None, "tt3": None}, status="unreachable"))
+    grown.write(rows({"tt3": "late"}))
+    manifest = finish(grown, "tt1", "tt2", "tt3")
+
+    assert plots_in(tmp_path) == {"tt1": "a", "tt2": None, "tt3": "late"}
+    assert manifest.statuses == {"ok": 3}
+
+
+def test_a_table_with_rows_missing_is_not_complete(tmp_path):
+    grown = table(tmp_path)
+    grown.start()
+    grown.write(rows({"tt1": "a"}))
+
+    with pytest.raises(RuntimeError, match="rows are missing"):
+        finish(grown, "tt1", "tt2")
+    assert grown.finished() is None
+
+
+def test_a_part_follows_those_before_it_whatever_the_clock_says(tmp_path, monkeypatch):
+    grown = table(tmp_path)
+    grown.start()
+    grown.write(rows({"tt1": "old"}))
+    monkeypatch.setattr("time.time_ns", lambda: 0)
+    grown.write(rows({"tt1": "new"}))
+    finish(grown)
+
+    assert plots_in(tmp_path) == {"tt1": "new"}
+
+
+def test_a_run_killed_while_it_replaced_a_table_can_be_started_again(tmp_path, monkeypatch):
+    filled(tmp_path, {"tt1": "a"}, {"tt2": "b"})
+    (tmp_path / ".part-1-a.parquet.abc").write_bytes(b"torn")
+    deleted = []
+
+    def die(location):
+        deleted.append(location)
+        if "part-" in location:
+            raise KeyboardInterrupt
+        Path(location).unlink(missing_ok=True)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("mmgenre.storage.delete", die)
+        table(tmp_path, language="fr", overwrite=True).start()
+    with pytest.raises(InputError, match="language: 'fr', not 'en'"):
+        table(tmp_path, language="fr")
+    again = table(tmp_path, language="fr", overwrite=True)
+    again.start()
+
+    assert deleted
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["_started.json"]
 
 
 def test_other_settings_are_refused_and_other_inputs_are_not(tmp_path):

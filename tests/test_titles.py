@@ -76,7 +76,7 @@ def test_a_service_that_hangs_is_given_up_after_the_timeout(world):
 def test_a_service_that_is_down_stops_the_job_instead_of_failing_every_title(world):
     with (
         serving(world, faults=FaultsConfig(rate=1, attempts=9, kinds=("server_error",))) as sandbox,
-        pytest.raises(Stopped, match=r"200 titles in a row failed \(HTTP 500\)"),
+        pytest.raises(Stopped, match=r"200 requests in a row failed \(HTTP 500\)"),
     ):
         fetch(sandbox, *(f"tt{number:07}" for number in range(201)), attempts=1)
 

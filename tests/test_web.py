@@ -101,19 +101,20 @@ def test_a_429_without_a_time_leaves_the_pause_to_the_pace():
     assert pace.pauses == [None]
 
 
-def test_a_server_that_only_says_429_is_given_up():
+def test_a_server_that_only_says_429_stops_the_job():
     async def busy(request):
+        await asyncio.sleep(0.05)
         return web.Response(status=429)
 
-    with pytest.raises(TryAgain, match="HTTP 429"):
-        talk(busy, ask, attempts=1)
+    with pytest.raises(Stopped, match="answers 429 and wants no request for"):
+        talk(busy, ask, max_pause_s=0.2)
 
 
 def test_a_pause_of_hours_stops_the_job():
     async def closed(request):
         return web.Response(status=429, headers={"Retry-After": "7200"})
 
-    with pytest.raises(Stopped, match=r"127\.0\.0\.1:\d+: wants no request for 7,200 s"):
+    with pytest.raises(Stopped, match=r"127\.0\.0\.1:\d+: answers 429 and wants no request for 7,200 s"):
         talk(closed, ask)
 
 
