@@ -25,6 +25,8 @@ check: .venv/.installed
 
 bench: .venv/.installed
 	$(BIN)/python bench/catalog.py
+	$(BIN)/python bench/enrich.py
+	$(BIN)/python bench/posters.py
 
 clean:
 	rm -rf .venv runs
