@@ -122,7 +122,7 @@ def _small(kind: str, content: bytes, max_side: int, max_pixels: int) -> tuple[I
     image = _averageable(image)
     if image.size != (width, height):
         box = drafted and drafted[1]
-        image = image.resize((width, height), Image.Resampling.BICUBIC, box, reducing_gap=2.0)
+        image = image.resize((width, height), Image.Resampling.HAMMING, box, reducing_gap=2.0)
     return image, exif
 
 

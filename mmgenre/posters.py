@@ -295,7 +295,8 @@ class ByteBudget:
 
     def __init__(self, num_bytes: int):
         self._total = self._free = num_bytes
-        self._returned = asyncio.Condition()
+        self._in_order = asyncio.Lock()
+        self._returned = asyncio.Event()
 
     @asynccontextmanager
     async def share(self) -> AsyncIterator["Share"]:
@@ -304,15 +305,18 @@ class ByteBudget:
         try:
             yield share
         finally:
-            await self.move(-share.num_bytes)
+            self._free += share.num_bytes
+            self._returned.set()
 
-    async def move(self, num_bytes: int) -> int:
-        """Take bytes, as soon as they are there, or give them back if negative; returns how many."""
+    async def take(self, num_bytes: int) -> int:
+        """Return when there are so many bytes, or all there are if that is less; returns how many."""
         num_bytes = min(num_bytes, self._total)
-        async with self._returned:
-            await self._returned.wait_for(lambda: self._free >= num_bytes)
+        # One waits for bytes, the others for him: each that is given back would otherwise wake them all.
+        async with self._in_order:
+            while self._free < num_bytes:
+                self._returned.clear()
+                await self._returned.wait()
             self._free -= num_bytes
-            self._returned.notify_all()
         return num_bytes
 
 
@@ -325,4 +329,4 @@ class Share:
 
     async def take(self, num_bytes: int) -> None:
         """Return when there are so many bytes for it."""
-        self.num_bytes += await self.budget.move(num_bytes)
+        self.num_bytes += await self.budget.take(num_bytes)
