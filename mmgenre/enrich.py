@@ -23,13 +23,14 @@ from mmgenre.fetching import Crew, fetch
 from mmgenre.growing import GrowingTable
 from mmgenre.manifest import Manifest, Recipe
 from mmgenre.progress import Progress, duration
-from mmgenre.providers import DumpConfig, ProviderConfig, TmdbConfig, WebServiceConfig
+from mmgenre.providers import DumpConfig, OmdbConfig, ProviderConfig, TmdbConfig, WebServiceConfig
 from mmgenre.providers.source import Source
 from mmgenre.schema import CATALOG, ENRICHED, EnrichStatus
 from mmgenre.tables import Table
 from mmgenre.titles import Titles, check
 from mmgenre.web import HttpConfig
 
+_WEB_SERVICES = (TmdbConfig, OmdbConfig)
 # Later stages do not care when a title was asked for.
 _CONTENT = [name for name in ENRICHED.names if name not in ("fetched_at", "detail")]
 
@@ -106,7 +107,7 @@ def enrich(config: EnrichConfig, environment: Mapping[str, str] = os.environ) ->
     """
     catalog = Table(config.catalog, CATALOG)
     table = _table(config, catalog)
-    due, planned = _due(catalog, table, config)
+    _, planned = _due(catalog, table, config)
     found = table.finished()
     if found is not None and not planned.due:
         return found
@@ -118,7 +119,7 @@ def enrich(config: EnrichConfig, environment: Mapping[str, str] = os.environ) ->
         _copy(config.provider, movies, table)
     elif planned.due:
         try:
-            _ask(config, config.provider, due, table, environment)
+            _ask(config, catalog, table, environment)
         except InputError:
             # Where answers were only to be renewed, the older ones are a whole table still.
             if table.is_started and table.covers(movies):
@@ -189,21 +190,16 @@ def _copied(provider: DumpConfig, status: EnrichStatus, columns: dict[str, pa.Ch
     return pa.table({field.name: known.get(field.name, pa.nulls(num_rows, field.type)) for field in ENRICHED})
 
 
-def _ask(
-    config: EnrichConfig,
-    provider: WebServiceConfig,
-    due: pa.ChunkedArray,
-    table: GrowingTable,
-    environment: Mapping[str, str],
-) -> None:
-    """Ask web services for some movies, and write what they say."""
-    sources: list[Source] = [
-        service.build(environment) for service in (provider, config.fallback) if service is not None
-    ]
+def _ask(config: EnrichConfig, catalog: Table, table: GrowingTable, environment: Mapping[str, str]) -> None:
+    """Ask web services for the movies that are due, and write what they say."""
+    services = [service for service in (config.provider, config.fallback) if isinstance(service, _WEB_SERVICES)]
+    sources: list[Source] = [service.build(environment) for service in services]
     for source in sources:
         asyncio.run(check(source, config.http))
     cluster.connect()
     table.start()
+    # Again, because the actors of a run that was just killed live a little longer than it.
+    due, _ = _due(catalog, table, config)
     crew = Crew(
         build=lambda: Titles(sources, config.requests_per_second, config.http),
         actors=config.actors,
