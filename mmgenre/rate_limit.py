@@ -13,7 +13,7 @@ import ray
 
 # A request may go out this much after its turn; one that would be later takes another turn. So processes that are
 # held up for a moment do not fall behind the limit, and those held up longer do not catch up in a rush.
-LATE_S = 0.25
+LATE_S = 0.2
 # What one call to the actor brings: fewer calls, or turns that are given back sooner after a pause.
 _LEASE_S = 0.2
 # After a 429 the rate is halved, and grows back by this share of the limit each second.
