@@ -1,6 +1,6 @@
 """One rate limit for a whole cluster: an actor that tells every process of every job when its requests may go out.
 
-No second holds more requests than the limit and the burst, which is what LATE_S of the limit are.
+No second holds more requests than the limit and a BURST of it.
 """
 
 import asyncio
@@ -14,6 +14,8 @@ import ray
 # A request may go out this much after its turn; one that would be later takes another turn. So processes that are
 # held up for a moment do not fall behind the limit, and those held up longer do not catch up in a rush.
 LATE_S = 0.2
+# Of the limit: what may come on top of it in one second, late turns and what the network delays together.
+BURST = 0.25
 # What one call to the actor brings: fewer calls, or turns that are given back sooner after a pause.
 _LEASE_S = 0.2
 # After a 429 the rate is halved, and grows back by this share of the limit each second.
