@@ -70,6 +70,8 @@ def fetch(movies: pa.Table, crew: Crew, table: GrowingTable, progress: Progress)
     Raises:
         InputError: the service has closed to us before the last movie; what was fetched is written.
     """
+    if not len(movies):
+        return
     per_call = max(_PER_CALL, -(-len(movies) // _MOST_CALLS))
     calls = [movies.slice(start, per_call) for start in range(0, len(movies), per_call)]
     outcomes = ray.data.from_arrow(calls).map_batches(
