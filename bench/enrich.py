@@ -76,7 +76,7 @@ class Figure(NamedTuple):
         """A line of the table."""
         limit = "" if self.limit is None else f"{'>=' if self.at_least else '<='} {self.limit:,.1f}"
         ratio = f"{self.found / self.limit:.2f}" if self.limit else ""
-        return f"{self.what:<52} {self.found:>9,.1f} {limit:>11} {ratio:>5} {'' if self.holds else 'NO'}".rstrip()
+        return f"{self.what:<60} {self.found:>9,.1f} {limit:>11} {ratio:>5} {'' if self.holds else 'NO'}".rstrip()
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def main() -> None:
         parser.error(f"parts are {', '.join(parts)}")
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         del os.environ[name]
-    print(f"{'':<52} {'found':>9} {'limit':>11} {'ratio':>5}")
+    print(f"{'':<60} {'found':>9} {'limit':>11} {'ratio':>5}")
     holds = True
     for measure, *sizes in [parts[name] for name in options.parts or parts]:
         # Ray's sockets will be in this folder, and their paths may not be long.
@@ -158,9 +158,10 @@ def kill(folder: Path, num_titles: int) -> Iterator[Figure]:
             repeated = stats(url)["repeat_asks"]
         rows = content(catalog)
         undisturbed = undisturbed or rows
-        name = f"killed with {killed_at:,} rows on disk" if percent else "undisturbed"
+        differing = num_other(rows, undisturbed) + abs(rows.total() - num_titles)
+        name = f"killed with {killed_at:,} rows written" if percent else "undisturbed"
         yield Figure(f"{name}: asked for again", repeated, HttpConfig().in_flight + KILL_RATE if percent else 0)
-        yield Figure(f"{name}: rows other than undisturbed", num_other(rows, undisturbed), 0)
+        yield Figure(f"{name}: rows lacking, twice or different", differing, 0)
 
 
 def run_and_kill(url: str, catalog: Path, num_rows: int) -> tuple[int, list[psutil.Process]]:

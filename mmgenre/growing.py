@@ -155,6 +155,27 @@ class GrowingTable:
                     yield from rows.to_batches(max_chunksize=_BATCH)
 
 
+def drop_doubled(directory: str, schema: pa.Schema) -> None:
+    """Keep one row of each id in an unfinished table, the first.
+
+    The processes of a killed run live a little longer than it, and may write what the next run writes too.
+    """
+    names = parts_in(directory)
+    ids = scan(directory, names, schema).to_table(columns=["imdb_id"])["imdb_id"]
+    is_first = ~ids.to_pandas().duplicated().to_numpy()
+    if is_first.all():
+        return
+    start = 0
+    for name in names:
+        rows = scan(directory, [name], schema).to_table()
+        kept = is_first[start : start + len(rows)]
+        start += len(rows)
+        if not kept.all():
+            if kept.any():
+                write_part(rows.filter(pa.array(kept)), directory, schema)
+            storage.delete(storage.join(directory, name))
+
+
 class _Part(NamedTuple):
     """A part, which of its rows count, and whether it is large enough to stay as it is."""
 

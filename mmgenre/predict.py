@@ -16,6 +16,7 @@ from mmgenre.cluster import Accelerator
 from mmgenre.config import Config
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES, decode
+from mmgenre.growing import drop_doubled
 from mmgenre.inference import Precision, predict_logits
 from mmgenre.manifest import Manifest, Recipe
 from mmgenre.progress import Progress
@@ -68,6 +69,7 @@ def tag(config: TagConfig) -> Manifest:
     staged = storage.join(config.output, _STAGED)
     table = source.table(staged)
     _run(config, table, source.schema, writer)
+    drop_doubled(config.output, PREDICTIONS)
     storage.delete(staged)
     notes = {"checkpoint": config.checkpoint, "thresholds": thresholds.model_dump()}
     return writer.finish(rows_in=table.manifest.rows, expected_rows=table.manifest.rows, notes=notes)
@@ -86,11 +88,13 @@ def trained_thresholds(card: Card, directory: str) -> Thresholds:
 
 def _run(config: TagConfig, table: Table, schema: pa.Schema, writer: TableWriter) -> None:
     """Tag the movies that have no prediction yet."""
-    done = writer.written()["imdb_id"]
-    num_movies = table.manifest.rows - len(done)
+    num_movies = table.manifest.rows - len(writer.written())
     if num_movies == 0:
         return
     cluster.connect()
+    # Only now, because the processes of a run that was just killed live a little longer than it.
+    done = pc.unique(writer.written()["imdb_id"])
+    num_movies = table.manifest.rows - len(done)
     movies = read(table, schema.names, _WINDOW)
     if len(done):
         movies = movies.map_batches(
