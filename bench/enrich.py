@@ -48,12 +48,12 @@ ATTEMPTS = 3
 FAULTS = FaultsConfig(rate=0.3, permanent=0.02, attempts=9, kinds=get_args(Fault), hang_s=30, seed=1)
 IMAGE_FAULTS = ImageFaultsConfig(rate=0.2, permanent=0.02, attempts=9, seed=2)
 # What becomes of a poster: at once, or when its last attempt ends so.
-FINAL = {
+FINAL: dict[str | None, str] = {
     **dict.fromkeys(("cmyk", "palette_png", "alpha_png", "deep_png", "webp", "animated", "redirect_home", None), "ok"),
     **{"placeholder": "placeholder", "huge_png": "too_large", "endless": "too_large"},
     **{"redirect_loopback": "forbidden", "redirect_elsewhere": "forbidden"},
 }
-PASSING = {
+PASSING: dict[str | None, str] = {
     **dict.fromkeys(("server_error", "truncated", "drip"), "unreachable"),
     **dict.fromkeys(("cut_off", "empty", "html", "gif"), "not_an_image"),
 }
@@ -108,10 +108,10 @@ def rate(folder: Path, num_seconds: int) -> Iterator[Figure]:
     """Titles asked for at the limit of server and job: by one actor, by several, by two jobs of one Ray cluster."""
     for limit in (40, 200):
         titles = unknown_ids(limit * num_seconds)
-        yield from paced(folder, f"{limit}/s, 1 actor", limit, [titles])
-        yield from paced(folder, f"{limit}/s, 4 actors", limit, [titles], actors=4)
+        yield from paced(folder, f"{limit} a second, 1 actor", limit, [titles])
+        yield from paced(folder, f"{limit} a second, 4 actors", limit, [titles], actors=4)
         with ray_cluster(folder):
-            yield from paced(folder, f"{limit}/s, 2 jobs", limit, [titles[::2], titles[1::2]])
+            yield from paced(folder, f"{limit} a second, 2 jobs", limit, [titles[::2], titles[1::2]])
 
 
 def paced(folder: Path, name: str, limit: int, jobs: list[list[str]], actors: int = 1) -> Iterator[Figure]:

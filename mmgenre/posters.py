@@ -268,7 +268,7 @@ class Posters:
         """The connections to the host of an address."""
         host = str(URL(url).host_port_subcomponent)
         if host not in self._webs:
-            pace = ClusterPace(rate_limiter(host), self._config.requests_per_second)
+            pace = ClusterPace(rate_limiter(), host, self._config.requests_per_second)
             self._webs[host] = Web(pace, self._config.http, self._rules.resolver())
         return self._webs[host]
 

@@ -75,28 +75,34 @@ class TokenBucket:
 
 
 class RateLimiter:
-    """The bucket as an actor, by the clock of the machine it runs on."""
+    """The buckets of all hosts as one actor, by the clock of the machine it runs on."""
 
     def __init__(self) -> None:
-        self._bucket = TokenBucket()
-        if ray.get_runtime_context().was_current_actor_reconstructed:
-            # The one before may have given turns away that are still to come.
-            self._bucket.lease(1, 1.0, time.monotonic())
+        self._buckets: dict[str, TokenBucket] = {}
+        # The one before may have given turns away that are still to come.
+        self._follows_another = ray.get_runtime_context().was_current_actor_reconstructed
 
-    def lease(self, num_requests: int, requests_per_second: float) -> tuple[float, float]:
-        """Seconds until the first of several requests, and from each to the next."""
-        return self._bucket.lease(num_requests, requests_per_second, time.monotonic())
+    def lease(self, host: str, num_requests: int, requests_per_second: float) -> tuple[float, float]:
+        """Seconds until the first of several requests to a host, and from each to the next."""
+        return self._bucket(host).lease(num_requests, requests_per_second, time.monotonic())
 
-    def refused(self, seconds: float | None) -> None:
-        """Hold back all requests that have no leave yet."""
+    def refused(self, host: str, seconds: float | None) -> None:
+        """Hold back all requests to a host that have no leave yet."""
         jitter = random.uniform(0.5, 1)  # noqa: S311 - not a secret
-        self._bucket.refused(seconds, time.monotonic(), jitter)
+        self._bucket(host).refused(seconds, time.monotonic(), jitter)
+
+    def _bucket(self, host: str) -> TokenBucket:
+        if host not in self._buckets:
+            self._buckets[host] = TokenBucket()
+            if self._follows_another:
+                self._buckets[host].lease(1, 1.0, time.monotonic())
+        return self._buckets[host]
 
 
-def rate_limiter(host: str) -> Any:
-    """The cluster's limiter for a host, started if there is none yet; it outlives the job, for others use it too."""
+def rate_limiter() -> Any:
+    """The cluster's limiter, started if there is none yet; it outlives the job, for others use it too."""
     options = {
-        "name": host,
+        "name": "limiter",
         # Jobs have namespaces of their own, this one is for all of them that run the same code.
         "namespace": f"mmgenre-{version('mmgenre')}-rates",
         "lifetime": "detached",
@@ -113,11 +119,13 @@ class ClusterPace:
 
     Args:
         limiter: the actor.
+        host: whose requests these are.
         requests_per_second: of all processes together.
     """
 
-    def __init__(self, limiter: Any, requests_per_second: float):
+    def __init__(self, limiter: Any, host: str, requests_per_second: float):
         self._limiter = limiter
+        self._host = host
         self._rate = requests_per_second
         self._most = max(1, round(requests_per_second * _LEASE_S))
         self._turns: list[float] = []
@@ -138,7 +146,7 @@ class ClusterPace:
         """The server wants quiet: give up the turns in hand and hold back everybody's."""
         self._turns = []
         self._pauses += 1
-        await self._limiter.refused.remote(seconds)
+        await self._limiter.refused.remote(self._host, seconds)
 
     async def _take_turn(self) -> bool:
         """Wait for the next turn; False where it came too late, or a pause between."""
@@ -153,6 +161,6 @@ class ClusterPace:
     async def _lease(self) -> list[float]:
         """Times of the next turns, by this machine's clock."""
         num_turns = min(self._waiting, self._most)
-        delay, interval = await self._limiter.lease.remote(num_turns, self._rate)
+        delay, interval = await self._limiter.lease.remote(self._host, num_turns, self._rate)
         first = time.monotonic() + delay
         return [first + index * interval for index in range(num_turns)]

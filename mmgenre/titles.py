@@ -45,7 +45,7 @@ class Titles:
 
     def __init__(self, sources: list[Source], requests_per_second: float, http: HttpConfig):
         def pace(source: Source) -> ClusterPace:
-            return ClusterPace(rate_limiter(source.base_url.split("/")[2]), requests_per_second)
+            return ClusterPace(rate_limiter(), source.base_url.split("/")[2], requests_per_second)
 
         self._clients = [Client(source, pace(source), http) for source in sources]
 

@@ -131,7 +131,7 @@ async def turns(pace, count):
 
 
 def test_clients_of_one_limiter_share_its_rate(local_ray):
-    paces = [ClusterPace(rate_limiter("shared.test"), 100) for _ in range(2)]
+    paces = [ClusterPace(rate_limiter(), "shared.test", 100) for _ in range(2)]
 
     async def both():
         await turns(paces[0], 1)
@@ -144,7 +144,7 @@ def test_clients_of_one_limiter_share_its_rate(local_ray):
 
 
 def test_a_pause_that_one_client_was_asked_for_holds_all_of_them(local_ray):
-    paces = [ClusterPace(rate_limiter("paused.test"), 1000) for _ in range(2)]
+    paces = [ClusterPace(rate_limiter(), "paused.test", 1000) for _ in range(2)]
 
     async def pause_one():
         await asyncio.gather(*(pace.wait() for pace in paces))
@@ -157,7 +157,7 @@ def test_a_pause_that_one_client_was_asked_for_holds_all_of_them(local_ray):
 
 
 def test_turns_in_hand_are_given_up_at_a_pause(local_ray):
-    pace = ClusterPace(rate_limiter("given-up.test"), 20)
+    pace = ClusterPace(rate_limiter(), "given-up.test", 20)
 
     async def pause_between():
         await pace.wait()
