@@ -166,14 +166,15 @@ def _global_threshold(config: EvaluateConfig, predictions: Table) -> float:
 
 
 def _movies_of(movies: Table, split: str) -> pa.Table:
-    """Ids and labels of the movies of a split."""
+    """Ids and labels of the movies of a split, ordered by id."""
     wanted = None if split == "all" else pc.field("split") == split
     found = movies.read(["imdb_id", "labels"], filter=wanted)
     if not found.num_rows:
         counts = movies.read(["split"])["split"].value_counts().to_pylist()
         splits = ", ".join(f"{entry['values']} {entry['counts']:,}" for entry in counts) or "no movies at all"
         raise InputError(f"{movies.directory}: no movies in split {split}; it holds {splits}")
-    return found
+    # Sums, and what the bootstrap draws, depend on the order; that of the table is the order in which posters came.
+    return found.sort_by("imdb_id")
 
 
 def _joined(ids: pa.ChunkedArray, predictions: Table, config: EvaluateConfig) -> pa.Table:
