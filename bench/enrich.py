@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -90,6 +91,8 @@ def main() -> None:
     options = parser.parse_args()
     if not parts.keys() >= set(options.parts):
         parser.error(f"parts are {', '.join(parts)}")
+    # What was started would go on without its starter: it is in sessions of its own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         del os.environ[name]
     print(f"{'':<60} {'found':>9} {'limit':>11} {'ratio':>5}")
