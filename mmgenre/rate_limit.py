@@ -13,7 +13,7 @@ import ray
 
 # A request may go out this much after its turn; one that would be later takes another turn. So processes that are
 # held up for a moment do not fall behind the limit, and those held up longer do not catch up in a rush.
-LATE_S = 0.2
+LATE_S = 0.15
 # Of the limit: what may come on top of it in one second, late turns and what the network delays together.
 BURST = 0.25
 # What one call to the actor brings: fewer calls, or turns that are given back sooner after a pause.
