@@ -311,6 +311,11 @@ def compare(downloads: Downloads, num_runs: int) -> dict[str, Run]:
         ("images/s, first request to the end", ours.images_per_s, theirs.images_per_s),
         ("CPU s per 1,000 images", ours.cpu_s * per_1000, theirs.cpu_s * per_1000),
         ("  from the first request on", ours.cpu_s_down * per_1000, theirs.cpu_s_down * per_1000),
+        (
+            "    of the process that downloads",
+            ours.cpu_s_down_of_busiest_process * per_1000,
+            theirs.cpu_s_down_of_busiest_process * per_1000,
+        ),
         ("seconds in all, start included", ours.wall_s, theirs.wall_s),
         ("server's share of its core", ours.server_share, theirs.server_share),
     ):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -133,6 +134,8 @@ class _Fetch:
     """Ray Data stage: movies in, an account of their rows out."""
 
     def __init__(self, build: Callable[[], Fetcher], directory: str, schema: pa.Schema, after: int):
+        # Half a million objects of the imports would be looked through again and again.
+        gc.freeze()
         self._fetcher = build()
         self._recorder = Recorder(directory, schema, after)
         self._places = asyncio.Semaphore(_UNDER_WAY)

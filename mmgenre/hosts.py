@@ -1,6 +1,7 @@
 """Which hosts may be asked: URLs come from others, and must not lead into the network this runs in."""
 
 import errno
+import functools
 import re
 import socket
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ class _PublicResolver(AbstractResolver):
         await self._inner.close()
 
 
+@functools.cache
 def _entry(entry: str) -> tuple[str, int | None]:
     """An allowed host, and its port if it names one."""
     try:

@@ -13,6 +13,10 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+# Pillow gives each image's memory back to the system, and has it zeroed again for the next one: a sixth of the time.
+# A block has up to 16 MB.
+Image.core.set_blocks_max(4)
+
 _QUALITY = 90
 _MAX_SCANS = 64
 _MAX_PARTS = 20_000
@@ -122,7 +126,8 @@ def _small(kind: str, content: bytes, max_side: int, max_pixels: int) -> tuple[I
     image = _averageable(image)
     if image.size != (width, height):
         box = drafted and drafted[1]
-        image = image.resize((width, height), Image.Resampling.HAMMING, box, reducing_gap=2.0)
+        # 41 dB from LANCZOS at 3/4 of the size, where HAMMING is 46 dB and a third of shrinking.
+        image = image.resize((width, height), Image.Resampling.BOX, box, reducing_gap=2.0)
     return image, exif
 
 

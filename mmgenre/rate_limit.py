@@ -115,7 +115,7 @@ def rate_limiter() -> Any:
 
 
 class ClusterPace:
-    """One process's view of the limiter: takes several turns at a time, as many as there are requests waiting.
+    """One process's view of the limiter: takes several turns at a time, as many as it can use before they are too late.
 
     Args:
         limiter: the actor.
@@ -129,6 +129,7 @@ class ClusterPace:
         self._rate = requests_per_second
         self._most = max(1, round(requests_per_second * _LEASE_S))
         self._turns: list[float] = []
+        self._leased_at, self._used = 0.0, 0
         self._waiting = 0
         self._pauses = 0
         self._in_order = asyncio.Lock()
@@ -155,12 +156,17 @@ class ClusterPace:
             if not self._turns:
                 self._turns = await self._lease()
             turn, pauses = self._turns.pop(0), self._pauses
+            self._used += 1
             await asyncio.sleep(turn - time.monotonic())
             return pauses == self._pauses and time.monotonic() - turn < LATE_S
 
     async def _lease(self) -> list[float]:
         """Times of the next turns, by this machine's clock."""
-        num_turns = min(self._waiting, self._most)
+        now = time.monotonic()
+        # Where each request comes alone, a call for each would cost more than the request.
+        soon = self._used / max(LATE_S, now - self._leased_at) * LATE_S
+        self._leased_at, self._used = now, 0
+        num_turns = min(max(self._waiting, round(soon)), self._most)
         delay, interval = await self._limiter.lease.remote(self._host, num_turns, self._rate)
         first = time.monotonic() + delay
         return [first + index * interval for index in range(num_turns)]
