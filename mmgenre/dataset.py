@@ -16,13 +16,12 @@ from mmgenre.catalog import curation_table
 from mmgenre.config import Config
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES, encode
+from mmgenre.joins import with_posters
 from mmgenre.manifest import Manifest, Recipe
 from mmgenre.schema import CATALOG, ENRICHED, MOVIES, POSTERS, SPLITS, per_genre
 from mmgenre.tables import Table, TableWriter, count_values
 
 _ROWS_PER_PART = 50_000
-# With some 20 KB of poster each.
-_ROWS_PER_PART_WITH_POSTERS = 5_000
 _POSTERS_AVAILABLE = "posters available"
 _NOT_A_WORD = re.compile(r"[\W_]+")
 
@@ -68,8 +67,10 @@ def build_dataset(config: DatasetConfig) -> Manifest:
         return found
     curation: Counter[str] = Counter()
     parts: Iterator[pa.Table] = (_movies(part, config, curation) for part in _join(catalog, enriched))
-    if posters is not None:
-        parts = _with_posters(pa.concat_tables(parts), posters, config, curation)
+    if posters is None:
+        parts = (part.append_column("image", pa.nulls(len(part), pa.binary())) for part in parts)
+    else:
+        parts = _with_images(pa.concat_tables(parts), posters, config, curation)
     for part in parts:
         writer.write(part)
     _require_movies(config, curation)
@@ -123,24 +124,11 @@ def _join(catalog: Table, enriched: Table) -> Iterator[pa.Table]:
         yield part.append_column("title", movies["title"].take(row)).append_column("genres", movies["genres"].take(row))
 
 
-def _with_posters(
-    movies: pa.Table, posters: Table, config: DatasetConfig, curation: Counter[str]
-) -> Iterator[pa.Table]:
-    """The movies with their posters, in the order of the posters, which are read once; then those without one."""
-    has_poster = np.zeros(len(movies), bool)
-    images = posters.dataset.to_batches(
-        columns=["imdb_id", "image"], filter=pc.field("image").is_valid(), batch_size=_ROWS_PER_PART_WITH_POSTERS
-    )
-    for batch in images:
-        row = pc.index_in(batch["imdb_id"], movies["imdb_id"])
-        known = row.is_valid()
-        rows = row.filter(known)
-        has_poster[rows.to_numpy()] = True
-        place = movies.schema.get_field_index("image")
-        yield movies.take(rows).set_column(place, "image", pa.chunked_array([batch["image"].filter(known)]))
-    curation[_POSTERS_AVAILABLE] = int(has_poster.sum())
-    if not config.require_poster:
-        yield movies.filter(pa.array(~has_poster))
+def _with_images(movies: pa.Table, posters: Table, config: DatasetConfig, curation: Counter[str]) -> Iterator[pa.Table]:
+    for part in with_posters(movies, posters):
+        has_poster = part["image"].is_valid()
+        curation[_POSTERS_AVAILABLE] += pc.sum(has_poster).as_py() or 0
+        yield part.filter(has_poster) if config.require_poster else part
 
 
 def _movies(part: pa.Table, config: DatasetConfig, curation: Counter[str]) -> pa.Table:
@@ -156,7 +144,6 @@ def _movies(part: pa.Table, config: DatasetConfig, curation: Counter[str]) -> pa
         "split": pa.array([split_of(group, config) for group in groups], pa.string()),
         "title": part["title"],
         "plot": part["plot"],
-        "image": pa.nulls(part.num_rows, pa.binary()),
         "labels": per_genre(labels),
     }
     return pa.table(columns)

@@ -1,12 +1,16 @@
 """Logits of many movies: what validation, tagging and serving share."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import ray
 import torch
+from ray.data import ActorPoolStrategy
 
+from mmgenre import cluster
 from mmgenre.batches import by_length
+from mmgenre.cluster import Accelerator
 from mmgenre.genres import GENRES
 from mmgenre.models import Batch, Encoded
 
@@ -31,6 +35,23 @@ def predict_logits(
         for rows in by_length(movies.lengths, MAX_TOKENS):
             logits[rows] = model(to_device(movies.batch(rows), device)).float().cpu().numpy()
     return logits
+
+
+def actor_pool(num_actors: int | None, accelerator: Accelerator, num_batches: int) -> dict[str, Any]:
+    """Options of map_batches for actors with a model each: one for each GPU where there are any, else for each CPU.
+
+    Args:
+        num_actors: how many; as many as there is room and work for when it is None.
+        accelerator: whether on GPUs.
+        num_batches: work that can be shared out.
+    """
+    resources = ray.cluster_resources()
+    cpus, use_gpu = int(resources.get("CPU", 0)), cluster.use_gpu(accelerator)
+    places = int(resources.get("GPU", 0)) if use_gpu else cpus
+    size = num_actors or max(1, min(places, num_batches))
+    # Reading and writing needs the rest of a CPU.
+    share = 1 - cluster.SHARE_OF_WAITING if cpus > 1 else 1 - 2 * cluster.SHARE_OF_WAITING
+    return {"compute": ActorPoolStrategy(size=size), "num_cpus": share, "num_gpus": 1 if use_gpu else None}
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -11,8 +11,9 @@ from mmgenre.models import GenreModel
 
 
 class OptimizerConfig(Config):
-    """AdamW with linear warm-up and decay."""
+    """An optimizer, with a warm-up and a decay of its rates."""
 
+    kind: Literal["adamw", "rmsprop"] = "adamw"
     lr_backbone: float = Field(5e-5, ge=0, description="peak learning rate of all but the head")
     lr_head: float = Field(1e-3, ge=0, description="peak learning rate of the head")
     layer_decay: float = Field(
@@ -34,7 +35,10 @@ class OptimizerConfig(Config):
         """
         from transformers import get_scheduler  # noqa: PLC0415 - slow to import
 
-        optimizer = torch.optim.AdamW(self._groups(model), fused=True)
+        groups = self._groups(model)
+        optimizer: torch.optim.Optimizer = (
+            torch.optim.RMSprop(groups) if self.kind == "rmsprop" else torch.optim.AdamW(groups, fused=True)
+        )
         name = "constant_with_warmup" if self.schedule == "constant" else self.schedule
         num_warmup_steps = round(self.warmup * num_steps)
         return optimizer, get_scheduler(name, optimizer, num_warmup_steps, num_steps)

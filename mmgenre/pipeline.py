@@ -76,22 +76,22 @@ class PipelineConfig(Config):
         models = chained.get("models")
         if isinstance(models, dict):
             chained["models"] = {
-                name: _chain_model(run, tables, storage.join(root, str(name))) for name, run in models.items()
+                name: _chain_model(run, tables, inputs, storage.join(root, str(name))) for name, run in models.items()
             }
         return chained
 
 
-def _chain_model(run: Any, tables: dict[str, str], root: str) -> Any:
+def _chain_model(run: Any, tables: dict[str, str], inputs: dict[str, str], root: str) -> Any:
     if not isinstance(run, dict):
         return run
     checkpoint, predictions, report = (storage.join(root, name) for name in ("checkpoint", "predictions", "report"))
-    defaults = {
+    defaults: dict[str, dict[str, str]] = {
         "train": {"dataset": tables["movies"], "output": checkpoint},
         # Every catalogued movie is tagged, with a plot or without: ENRICHED has a row for each.
         "tag": {
             "checkpoint": checkpoint,
             "movies": tables["enriched"],
-            "catalog": tables["catalog"],
+            **{role: inputs[role] for role in ("catalog", "posters") if role in inputs},
             "output": predictions,
         },
         "evaluate": {"predictions": predictions, "movies": tables["movies"], "output": report},

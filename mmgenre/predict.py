@@ -1,7 +1,5 @@
 """Movies → PREDICTIONS: every movie tagged by a trained model, one row for each, by Ray Data actors."""
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,8 +15,9 @@ from mmgenre.config import Config
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES, decode
 from mmgenre.growing import drop_doubled
-from mmgenre.inference import Precision, predict_logits
+from mmgenre.inference import Precision, actor_pool, predict_logits
 from mmgenre.manifest import Manifest, Recipe
+from mmgenre.models import Encoded, Movies
 from mmgenre.progress import Progress
 from mmgenre.schema import PREDICTIONS, PredictStatus, per_genre
 from mmgenre.streams import read, write
@@ -28,7 +27,7 @@ from mmgenre.thresholds import Thresholds, decide, probabilities
 
 _STAGED = "_staged"
 # Settings that do not change what a row says.
-_PLACES = ("checkpoint", "movies", "catalog", "output", "overwrite", "actors", "accelerator")
+_PLACES = ("checkpoint", "movies", "catalog", "posters", "output", "overwrite", "actors", "accelerator")
 # Movies that an actor sorts by length together.
 _WINDOW = 2048
 _ROWS_PER_PART = 16_384
@@ -40,6 +39,7 @@ class TagConfig(Config):
     checkpoint: str = Field(description="folder made by jobs/train.py")
     movies: str = Field(description="MOVIES or ENRICHED folder, or a CSV, TSV or Parquet file with imdb_id and plot")
     catalog: str | None = Field(None, description="CATALOG folder with the titles, for models that read them")
+    posters: str | None = Field(None, description="POSTERS folder with the images, for models that read them")
     output: str = Field(description="folder of the PREDICTIONS table; the same command goes on where it was")
     overwrite: bool = Field(False, description="replace what another configuration left in output")
     actors: int | None = Field(None, ge=1, description="processes with a model each; null: one for each CPU or GPU")
@@ -56,7 +56,7 @@ def tag(config: TagConfig) -> Manifest:
     """
     card = checkpoint.read_card(config.checkpoint)
     thresholds = trained_thresholds(card, config.checkpoint)
-    source = TagInput(config.movies, config.catalog, with_titles=card.model.title)
+    source = TagInput(config.movies, card.model.columns, config.catalog, config.posters)
     settings = config.to_settings(without=_PLACES)
     writer = TableWriter(
         config.output,
@@ -105,61 +105,71 @@ def _run(config: TagConfig, table: Table, schema: pa.Schema, writer: TableWriter
         fn_constructor_args=(storage.absolute(config.checkpoint), config.precision),
         batch_size=_WINDOW,
         batch_format="pyarrow",
-        **_actors(config, num_movies),
+        **actor_pool(config.actors, config.accelerator, -(-num_movies // _WINDOW)),
     )
     progress = Progress("tag", num_movies)
     for statuses in write(predictions, config.output, PREDICTIONS, _ROWS_PER_PART):
         progress.add(statuses)
 
 
-def _actors(config: TagConfig, num_movies: int) -> dict[str, Any]:
-    """The pool: a fixed number of actors, each with one GPU where there are any, else with most of a CPU."""
-    resources = ray.cluster_resources()
-    cpus, use_gpu = int(resources.get("CPU", 0)), cluster.use_gpu(config.accelerator)
-    places = int(resources.get("GPU", 0)) if use_gpu else cpus
-    size = config.actors or max(1, min(places, -(-num_movies // _WINDOW)))
-    share = 1 - cluster.SHARE_OF_WAITING if cpus > 1 else 1 - 2 * cluster.SHARE_OF_WAITING
-    return {"compute": ActorPoolStrategy(size=size), "num_cpus": share, "num_gpus": 1 if use_gpu else None}
-
-
 class Predict:
-    """Ray Data stage: batches of ids and plots become PREDICTIONS rows."""
+    """Ray Data stage: batches of movies become PREDICTIONS rows."""
 
     def __init__(self, directory: str, precision: Precision):
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(cluster.assigned_cpus())
         card, model = checkpoint.load(directory)
-        self._texts = card.model.texts
         self._cutoffs, self._temperature = trained_thresholds(card, directory).cutoffs(), card.temperature
         self._model, self._precision = model.to(self._device), precision
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """One row for each movie: its genres if it has a plot, else the reason why not."""
-        plots = [(plot or "").strip() for plot in batch["plot"].to_pylist()]
-        has_plot = np.array([bool(plot) for plot in plots])
-        logits = np.zeros((len(plots), len(GENRES)), np.float32)
-        titles = batch["title"].to_pylist() if "title" in batch.column_names else [None] * len(plots)
-        known = [(title, plot) for title, plot in zip(titles, plots, strict=True) if plot]
-        logits[has_plot] = self._logits(self._texts([title for title, _ in known], [plot for _, plot in known]))
+        """One row for each movie: its genres if the model can read anything of it, else the reason why not."""
+        movies = Movies.of(batch)
+        encoded = self._model.encoder.encode(movies)
+        logits = np.zeros((len(movies), len(GENRES)), np.float32)
+        rows = np.flatnonzero(encoded.readable)
+        logits[rows] = predict_logits(self._model, encoded.take(rows), self._device, self._precision)
         is_finite = np.atleast_1d(np.isfinite(logits).all(axis=1))
-        tagged = has_plot & is_finite
+        tagged = encoded.readable & is_finite
         chances = probabilities(np.where(is_finite[:, None], logits, 0), self._temperature)
         decided = decide(chances.astype(np.float32), self._cutoffs)
-        statuses = np.where(is_finite, PredictStatus.TEXT_ONLY, PredictStatus.ERROR)
-        statuses[~has_plot] = PredictStatus.NO_INPUT
+        is_broken = ~encoded.has_image & np.array([image is not None for image in movies.images], bool)
+        statuses, details = _account(encoded, is_broken, is_finite)
         return pa.table(
             {
                 "imdb_id": batch["imdb_id"],
                 "status": pa.array(statuses.tolist(), pa.string()),
                 "probabilities": per_genre(chances, tagged),
                 "genres": [decode(row) if known else None for row, known in zip(decided, tagged, strict=True)],
-                "detail": pa.array(["a logit is not finite" if not good else None for good in is_finite], pa.string()),
+                "detail": pa.array([detail or None for detail in details.tolist()], pa.string()),
             },
             schema=PREDICTIONS,
         )
 
-    def _logits(self, texts: list[str]) -> np.ndarray:
-        return predict_logits(self._model, self._model.encoder.encode(texts), self._device, self._precision)
+
+def _account(encoded: Encoded, is_broken: np.ndarray, is_finite: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Status and detail of N movies, given which have a poster that cannot be decoded, and which have finite logits."""
+    statuses = np.select(
+        [
+            ~is_finite,
+            encoded.has_text & encoded.has_image,
+            encoded.has_text,
+            encoded.has_image,
+            is_broken,
+        ],
+        [
+            PredictStatus.ERROR,
+            PredictStatus.TEXT_AND_POSTER,
+            PredictStatus.TEXT_ONLY,
+            PredictStatus.POSTER_ONLY,
+            PredictStatus.ERROR,
+        ],
+        PredictStatus.NO_INPUT,
+    )
+    details = np.select(
+        [~is_finite, is_broken], ["a logit is not finite", "the poster is not an image that can be decoded"], ""
+    )
+    return statuses, details
 
 
 class Unfinished:

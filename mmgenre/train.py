@@ -4,17 +4,17 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 import ray
 import ray.train
 import torch
 from pydantic import Field
 from ray.train.torch import TorchTrainer
 
-from mmgenre import checkpoint, cluster, storage, training_state
+from mmgenre import checkpoint, cluster, features, storage, training_state
 from mmgenre.checkpoint import ASSETS, CARD, WEIGHTS, Card
 from mmgenre.cluster import Accelerator
 from mmgenre.errors import InputError
@@ -22,18 +22,20 @@ from mmgenre.inference import predict_logits
 from mmgenre.manifest import Manifest, Output, Recipe
 from mmgenre.models import FittedAtOnce, GenreModel, ModelConfig, TrainedByGradient
 from mmgenre.progress import printed_lines
-from mmgenre.schema import MOVIES, from_per_genre
+from mmgenre.schema import MOVIES
+from mmgenre.splits import Rows, Split, encode, read_split
 from mmgenre.storage import absolute
 from mmgenre.tables import Table
 from mmgenre.thresholds import fit_temperature, fit_thresholds, probabilities
-from mmgenre.training_loop import FitConfig, Split, Task, training_loop, validation_scores
+from mmgenre.training_loop import FitConfig, Task, training_loop, validation_scores
 from mmgenre.training_state import Progress
 
 _INITIAL = "initial"
 _EPOCHS = "epochs"
+_FEATURES = "features"
 _TENSORBOARD = "tensorboard"
 _HISTORY = "history.json"
-_OWNED = (CARD, WEIGHTS, ASSETS, _INITIAL, _EPOCHS, _TENSORBOARD, _HISTORY)
+_OWNED = (CARD, WEIGHTS, ASSETS, _INITIAL, _EPOCHS, _FEATURES, _TENSORBOARD, _HISTORY)
 
 
 class TrainConfig(FitConfig):
@@ -43,6 +45,11 @@ class TrainConfig(FitConfig):
     output: str = Field(description="folder of the checkpoint; the same command goes on with an unfinished training")
     overwrite: bool = Field(False, description="replace what another configuration left in output")
     model: ModelConfig
+    features: str | None = Field(
+        None,
+        description="folder for what frozen layers make of each movie, shared by trainings; null: one that is deleted "
+        "in the end; none: computed again in each epoch",
+    )
     workers: int = Field(1, ge=1, description="processes that share each step (DDP)")
     accelerator: Accelerator = Field("auto", description="auto: GPUs where a node has one now; gpu: wait for them")
     max_failures: int = Field(3, ge=0, description="times the workers are started again after a crash")
@@ -55,23 +62,21 @@ def train(config: TrainConfig) -> Manifest:
         InputError: no complete MOVIES table, too few rows, a model that cannot be built, or a used output.
     """
     table = Table(config.dataset, MOVIES)
-    settings = config.to_settings(without=("dataset", "output", "overwrite", "max_failures", "accelerator"))
+    settings = config.to_settings(without=("dataset", "output", "overwrite", "features", "max_failures", "accelerator"))
     output = Output(
         config.output, Recipe(job="train", settings=settings, inputs={"dataset": table.manifest.fingerprint}), _OWNED
     )
     found = output.begin(overwrite=config.overwrite, keep="unfinished")
     if found is not None:
         return found
-    texts, labels = _read_split(table, "train", config.model)
-    val_texts, val_labels = _read_split(table, "val", config.model)
-    model, logits, history = _fit(config, output, (texts, labels), (val_texts, val_labels))
-    card = _card(config, table, logits, val_labels)
-    checkpoint.save(model, card, config.output)
-    storage.write_bytes(output.path(_HISTORY), history.model_dump_json(indent=2).encode())
-    for leftover in (_INITIAL, _EPOCHS):
+    fitted = _fit(config, output, table)
+    card = _card(config, table, fitted.logits, fitted.labels)
+    checkpoint.save(fitted.model, card, config.output)
+    storage.write_bytes(output.path(_HISTORY), fitted.progress.model_dump_json(indent=2).encode())
+    for leftover in (_INITIAL, _EPOCHS, _FEATURES):
         storage.delete(output.path(leftover))
-    statuses = {"train": len(labels), "val": len(val_labels)}
-    notes = {"val": card.scores, "epochs": len(history.history)}
+    statuses = {"train": fitted.num_learned, "val": len(fitted.labels)}
+    notes = {"val": card.scores, "epochs": len(fitted.progress.history)}
     return output.complete(table.manifest.rows, statuses, notes, [CARD, WEIGHTS])
 
 
@@ -81,52 +86,65 @@ def describe(manifest: Manifest) -> str:
     return f"validation: {scores}\n{manifest}"
 
 
-Rows = tuple[list[str], np.ndarray]
-Fitted = tuple[GenreModel, np.ndarray, Progress]
+@dataclass(frozen=True)
+class _Fitted:
+    """A trained model, and what it says of the validation movies that it can read; arrays of shape (N, 9)."""
+
+    model: GenreModel
+    logits: np.ndarray
+    labels: np.ndarray
+    progress: Progress
+    num_learned: int
 
 
-def _read_split(table: Table, split: str, model: ModelConfig) -> Rows:
-    """Texts and labels (N, 9) of the movies of a split that have a plot, ordered by id whatever the files' order."""
-    rows = table.read(
-        ["imdb_id", "title", "plot", "labels"], (pc.field("split") == split) & pc.field("plot").is_valid()
-    )
-    if rows.num_rows == 0:
-        raise InputError(f"{table.directory}: no {split} rows with a plot; train needs train and val rows")
-    rows = rows.sort_by("imdb_id")
-    return model.texts(rows["title"].to_pylist(), rows["plot"].to_pylist()), from_per_genre(rows["labels"])
-
-
-def _fit(config: TrainConfig, output: Output, train_rows: Rows, val_rows: Rows) -> Fitted:
+def _fit(config: TrainConfig, output: Output, table: Table) -> _Fitted:
     if isinstance(config.model, FittedAtOnce):
-        return _fit_at_once(config.model, train_rows, val_rows)
-    return _fit_by_gradient(config, config.model, output, {"train": train_rows, "val": val_rows})
+        return _fit_at_once(config.model, table)
+    return _fit_by_gradient(config, config.model, output, table)
 
 
-def _fit_at_once(family: FittedAtOnce, train_rows: Rows, val_rows: Rows) -> Fitted:
+def _fit_at_once(family: FittedAtOnce, table: Table) -> _Fitted:
+    rows = {split: read_split(table, split, family) for split in ("train", "val")}
     cluster.connect()
-    model = ray.get(ray.remote(_fit_task).remote(family, *train_rows))
-    logits = predict_logits(model, model.encoder.encode(val_rows[0]), torch.device("cpu"))
-    return model, logits, Progress()
+    model = ray.get(ray.remote(_fit_task).remote(family, rows["train"]))
+    val = encode(model.encoder, rows["val"])
+    logits = predict_logits(model, val.movies, torch.device("cpu"))
+    return _Fitted(model, logits, val.labels, Progress(), len(rows["train"].labels))
 
 
-def _fit_task(family: FittedAtOnce, plots: list[str], labels: np.ndarray) -> GenreModel:
-    return family.fit(plots, labels).eval()
+def _fit_task(family: FittedAtOnce, rows: Rows) -> GenreModel:
+    return family.fit(rows.movies, rows.labels).eval()
 
 
-def _fit_by_gradient(config: TrainConfig, family: TrainedByGradient, output: Output, rows: dict[str, Rows]) -> Fitted:
-    model = _initial_model(config.seed, family, output.path(_INITIAL), rows["train"][0])
+def _fit_by_gradient(config: TrainConfig, family: TrainedByGradient, output: Output, table: Table) -> _Fitted:
+    model = _initial_model(config.seed, family, output.path(_INITIAL), read_split(table, "train", family, images=False))
     cluster.connect()
-    splits = {name: Split(model.encoder.encode(plots), labels) for name, (plots, labels) in rows.items()}
+    splits = _splits(config, family, model, output, table)
     fit = FitConfig.model_validate({name: getattr(config, name) for name in FitConfig.model_fields})
     with printed_lines() as lines:
         task = Task(fit, absolute(output.path(_INITIAL)), ray.put(splits), absolute(output.path(_TENSORBOARD)), lines)
         best = _run_workers(config, task)
     with best.as_directory() as folder:
         checkpoint.load_weights(model, Path(folder))
-        return model.eval(), training_state.load_logits(Path(folder)), training_state.read_progress(Path(folder))
+        logits, progress = training_state.load_logits(Path(folder)), training_state.read_progress(Path(folder))
+    return _Fitted(model.eval(), logits, splits["val"].labels, progress, len(splits["train"].labels))
 
 
-def _initial_model(seed: int, family: TrainedByGradient, directory: str, plots: list[str]) -> GenreModel:
+def _splits(
+    config: TrainConfig, family: TrainedByGradient, model: GenreModel, output: Output, table: Table
+) -> dict[str, Split]:
+    """Movies to learn from and to validate with, as the model or what of it is not frozen reads them."""
+    keeps = bool(model.frozen_modules) and config.features != "none"
+    rows = {split: read_split(table, split, family, images=not keeps) for split in ("train", "val")}
+    if not keeps:
+        return {split: encode(model.encoder, found) for split, found in rows.items()}
+    directory = config.features or output.path(_FEATURES)
+    plan = features.Plan(directory, config.accelerator, config.precision, config.seed)
+    frozen = features.compute(model, family, table, output.path(_INITIAL), plan)
+    return {split: features.split_of(frozen, found, views=split == "train") for split, found in rows.items()}
+
+
+def _initial_model(seed: int, family: TrainedByGradient, directory: str, rows: Rows) -> GenreModel:
     """The untrained model, kept in a checkpoint: all workers, and the same training started again, begin with it.
 
     Built once, here, so that weights are fetched once and what cannot be had is said before workers start.
@@ -134,7 +152,7 @@ def _initial_model(seed: int, family: TrainedByGradient, directory: str, plots: 
     if CARD in storage.names_in(directory):
         return checkpoint.load(directory)[1]
     torch.manual_seed(seed)
-    model = family.build(plots)
+    model = family.build(rows.movies)
     checkpoint.save(model, Card.model_validate({"model": family}), directory)
     return model
 
@@ -186,7 +204,7 @@ def _card(config: TrainConfig, table: Table, logits: np.ndarray, labels: np.ndar
     temperature = fit_temperature(logits, labels)
     return Card(
         model=config.model,
-        training=config.to_settings(without=("dataset", "output", "model")),
+        training=config.to_settings(without=("dataset", "output", "features", "model")),
         thresholds=fit_thresholds(probabilities(logits, temperature), labels, seed=config.seed),
         temperature=temperature,
         scores=validation_scores(logits, labels),

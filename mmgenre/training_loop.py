@@ -25,7 +25,7 @@ from mmgenre.genres import GENRES
 from mmgenre.inference import Precision, autocast, predict_logits, to_device
 from mmgenre.journal import Extent, Journal
 from mmgenre.metrics import scores
-from mmgenre.models import Encoded, GenreModel
+from mmgenre.models import GenreModel
 from mmgenre.optimizer import OptimizerConfig
 from mmgenre.thresholds import best_thresholds, decide, probabilities
 from mmgenre.training_state import Epoch, Progress
@@ -44,14 +44,6 @@ class FitConfig(Config):
     )
     patience: int = Field(3, ge=1, description="epochs without a better score after which training stops")
     seed: int = Field(0, ge=0, description="of weights, order and dropout")
-
-
-@dataclass(frozen=True)
-class Split:
-    """Encoded movies and their labels, shape (N, 9)."""
-
-    movies: Encoded
-    labels: np.ndarray
 
 
 @dataclass(frozen=True)

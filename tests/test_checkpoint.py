@@ -13,6 +13,7 @@ from mmgenre.checkpoint import CARD, FORMAT, WEIGHTS, Card
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
 from mmgenre.inference import predict_logits
+from mmgenre.models.movies import Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.thresholds import fit_thresholds, probabilities
 
@@ -24,14 +25,17 @@ FAMILIES = ("tfidf", "transformer")
 
 
 def logits_of(model):
-    return predict_logits(model, model.encoder.encode(PLOTS), torch.device("cpu"), "fp32")
+    return predict_logits(model, model.encoder.encode(Movies.of_plots(PLOTS)), torch.device("cpu"), "fp32")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_model):
     """For each family a saved model's folder, card and logits."""
     root, found = tmp_path_factory.mktemp("trained"), {}
-    models = {"tfidf": TfidfConfig(c=3).fit(PLOTS, LABELS).eval(), "transformer": tiny_model.build(PLOTS).eval()}
+    models = {
+        "tfidf": TfidfConfig(c=3).fit(Movies.of_plots(PLOTS), LABELS).eval(),
+        "transformer": tiny_model.build(Movies.of_plots(PLOTS)).eval(),
+    }
     for family, config in (("tfidf", TfidfConfig(c=3)), ("transformer", tiny_model)):
         logits = logits_of(models[family])
         thresholds = fit_thresholds(probabilities(logits, 1.0), LABELS)

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
 from mmgenre.inference import predict_logits
+from mmgenre.models.movies import Movies
 from mmgenre.models.text import TextEncoder, learn_tokenizer
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.transformer import TransformerConfig
@@ -54,7 +55,7 @@ def encoder(tokenizer):
 @pytest.fixture(scope="module")
 def tiny(tiny_model):
     torch.manual_seed(0)
-    return tiny_model.build(PLOTS).eval()
+    return tiny_model.build(Movies.of_plots(PLOTS)).eval()
 
 
 def two_layers(family, **changes):
@@ -62,14 +63,19 @@ def two_layers(family, **changes):
 
 
 def logits_of(model, plots):
-    return predict_logits(model, model.encoder.encode(plots), CPU, "fp32")
+    return predict_logits(model, model.encoder.encode(Movies.of_plots(plots)), CPU, "fp32")
+
+
+def tokens_of(encoder, plots):
+    (tokens,) = encoder.encode(Movies.of_plots(plots)).parts
+    return tokens
 
 
 # Plots as tokens
 
 
 def test_a_plot_is_its_words_between_the_special_tokens(encoder):
-    (plot,) = encoder.tokenizer.batch_decode([encoder.encode(["A KISS, by the Bridge"]).ids])
+    (plot,) = encoder.tokenizer.batch_decode([tokens_of(encoder, ["A KISS, by the Bridge"]).ids])
 
     assert plot.startswith("[CLS]")
     assert plot.endswith("bridge [SEP]")
@@ -79,7 +85,7 @@ def test_a_plot_is_its_words_between_the_special_tokens(encoder):
 def test_a_long_plot_is_cut_off_at_max_length(encoder):
     long, short = "door " * 100, "door kiss"
 
-    tokens = encoder.encode([long, short, "x" * 1_000_000])
+    tokens = tokens_of(encoder, [long, short, "x" * 1_000_000])
 
     assert tokens.lengths.tolist()[:2] == [16, 4]
     assert tokens.lengths[2] <= 16
@@ -87,7 +93,7 @@ def test_a_long_plot_is_cut_off_at_max_length(encoder):
 
 
 def test_no_plots_are_no_tokens(encoder):
-    tokens = encoder.encode([])
+    tokens = tokens_of(encoder, [])
 
     assert tokens.lengths.shape == (0,)
     assert tokens.batch(np.arange(0))["input_ids"].shape == (0, 1)
@@ -95,21 +101,21 @@ def test_no_plots_are_no_tokens(encoder):
 
 
 def test_a_plot_without_a_word_still_has_tokens(encoder):
-    assert encoder.encode(["", "  "]).lengths.tolist() == [2, 2]
+    assert tokens_of(encoder, ["", "  "]).lengths.tolist() == [2, 2]
 
 
 def test_taking_plots_keeps_the_order_asked_for(encoder):
     rows = np.array([7, 3, 3, 150])
 
-    taken = encoder.encode(PLOTS).take(rows)
+    taken = tokens_of(encoder, PLOTS).take(rows)
 
-    alone = encoder.encode([PLOTS[row] for row in rows])
+    alone = tokens_of(encoder, [PLOTS[row] for row in rows])
     assert taken.ids.tolist() == alone.ids.tolist()
     assert taken.offsets.tolist() == alone.offsets.tolist()
 
 
 def test_a_batch_is_padded_to_its_longest_plot(encoder):
-    tokens = encoder.encode(["kiss", "kiss door ghost", "ghost ghost", "robot " * 30])
+    tokens = tokens_of(encoder, ["kiss", "kiss door ghost", "ghost ghost", "robot " * 30])
 
     batch = tokens.batch(np.array([2, 0, 1]))
 
@@ -146,8 +152,8 @@ def test_a_learned_tokenizer_knows_its_words_and_takes_others_apart(tokenizer):
 
 
 def test_padding_changes_no_logit(tiny):
-    together = tiny.encoder.encode(["kiss door", "ghost " * 25]).batch(np.arange(2))
-    alone = tiny.encoder.encode(["kiss door"]).batch(np.arange(1))
+    together = tiny.encoder.encode(Movies.of_plots(["kiss door", "ghost " * 25])).batch(np.arange(2))
+    alone = tiny.encoder.encode(Movies.of_plots(["kiss door"])).batch(np.arange(1))
 
     with torch.inference_mode():
         torch.testing.assert_close(tiny(together)[:1], tiny(alone), atol=1e-6, rtol=1e-5)
@@ -155,10 +161,13 @@ def test_padding_changes_no_logit(tiny):
 
 def test_mean_pooling_is_of_the_plots_tokens_and_first_pooling_of_the_first(tiny_model):
     for pooling in ("mean", "first"):
-        model = tiny_model.model_copy(update={"pooling": pooling}).build(PLOTS).eval()
-        batch = model.encoder.encode(["kiss door", "ghost " * 25]).batch(np.arange(2))
+        model = tiny_model.model_copy(update={"pooling": pooling}).build(Movies.of_plots(PLOTS)).eval()
+        batch = model.encoder.encode(Movies.of_plots(["kiss door", "ghost " * 25])).batch(np.arange(2))
         with torch.inference_mode():
-            hidden, features = model.backbone(**batch).last_hidden_state, model.features(batch)
+            hidden, features = (
+                model.backbone(batch["input_ids"], batch["attention_mask"]).last_hidden_state,
+                model.features(batch),
+            )
 
         expected = hidden[0, :4].mean(0) if pooling == "mean" else hidden[0, 0]
         torch.testing.assert_close(features[0], expected)
@@ -177,12 +186,12 @@ def test_logits_are_one_for_each_genre_in_the_order_of_the_plots(tiny):
 def test_the_same_seed_gives_the_same_model(tiny_model, tiny):
     torch.manual_seed(0)
 
-    assert (logits_of(tiny_model.build(PLOTS).eval(), PLOTS) == logits_of(tiny, PLOTS)).all()
+    assert (logits_of(tiny_model.build(Movies.of_plots(PLOTS)).eval(), PLOTS) == logits_of(tiny, PLOTS)).all()
 
 
 @pytest.mark.parametrize("family", TWO_LAYERS)
 def test_frozen_layers_are_the_lowest_with_the_embeddings(family):
-    model = two_layers(family, frozen_layers=1).build(PLOTS)
+    model = two_layers(family, frozen_layers=1).build(Movies.of_plots(PLOTS))
 
     frozen = {name for name, value in model.backbone.named_parameters() if not value.requires_grad}
     expected = {
@@ -196,9 +205,9 @@ def test_frozen_layers_are_the_lowest_with_the_embeddings(family):
 @pytest.mark.parametrize("frozen_layers", [0, 2])
 @pytest.mark.parametrize("family", TWO_LAYERS)
 def test_every_parameter_that_is_trained_gets_a_gradient(family, frozen_layers):
-    model = two_layers(family, frozen_layers=frozen_layers).build(PLOTS)
+    model = two_layers(family, frozen_layers=frozen_layers).build(Movies.of_plots(PLOTS))
 
-    model(model.encoder.encode(PLOTS[:4]).batch(np.arange(4))).sum().backward()
+    model(model.encoder.encode(Movies.of_plots(PLOTS[:4])).batch(np.arange(4))).sum().backward()
 
     without = [name for name, value in model.named_parameters() if value.requires_grad != (value.grad is not None)]
     assert without == []
@@ -206,14 +215,14 @@ def test_every_parameter_that_is_trained_gets_a_gradient(family, frozen_layers):
 
 def test_more_frozen_layers_than_there_are_is_a_mistake():
     with pytest.raises(InputError, match=r"model\.frozen_layers: 3, but the backbone has 2 layers; at most that"):
-        two_layers("electra", frozen_layers=3).build(PLOTS)
+        two_layers("electra", frozen_layers=3).build(Movies.of_plots(PLOTS))
 
 
 def test_no_more_tokens_are_read_than_the_backbone_has_places_for():
     architecture = TWO_LAYERS["bert"] | {"max_position_embeddings": 12}
     config = two_layers("bert").model_copy(update={"architecture": architecture})
 
-    assert logits_of(config.build(PLOTS), ["ghost " * 25]).shape == (1, 9)
+    assert logits_of(config.build(Movies.of_plots(PLOTS)), ["ghost " * 25]).shape == (1, 9)
 
 
 @pytest.mark.parametrize("field", ["pretrained", "tokenizer"])
@@ -222,7 +231,7 @@ def test_what_the_hub_does_not_give_is_one_line_with_the_way_out(field):
     config = TransformerConfig(**(settings | {field: "nobody/no-such-model"}))
 
     with pytest.raises(InputError) as error:
-        config.build(PLOTS)
+        config.build(Movies.of_plots(PLOTS))
 
     message = str(error.value)
     assert message.startswith(f"model.{field}: 'nobody/no-such-model' could not be loaded (")
@@ -232,17 +241,17 @@ def test_what_the_hub_does_not_give_is_one_line_with_the_way_out(field):
 
 def test_a_folder_without_a_model_is_a_mistake(tmp_path):
     with pytest.raises(InputError, match=r"model\.pretrained: .*could not be loaded"):
-        TransformerConfig(pretrained=str(tmp_path)).build(PLOTS)
+        TransformerConfig(pretrained=str(tmp_path)).build(Movies.of_plots(PLOTS))
 
 
 def test_a_pretrained_model_is_read_from_a_folder(tiny, tmp_path):
     tiny.backbone.save_pretrained(tmp_path)
     tiny.encoder.save(tmp_path)
 
-    model = TransformerConfig(pretrained=str(tmp_path), max_length=32).build([]).eval()
+    model = TransformerConfig(pretrained=str(tmp_path), max_length=32).build(Movies.of_plots([])).eval()
 
     with torch.inference_mode():
-        batch = tiny.encoder.encode(PLOTS[:3]).batch(np.arange(3))
+        batch = tiny.encoder.encode(Movies.of_plots(PLOTS[:3])).batch(np.arange(3))
         torch.testing.assert_close(model.features(batch), tiny.features(batch))
     assert model.encoder.tokenizer.get_vocab() == tiny.encoder.tokenizer.get_vocab()
 
@@ -256,7 +265,7 @@ def test_a_pretrained_model_is_read_from_a_folder(tiny, tmp_path):
 )
 def test_an_architecture_that_cannot_be_built_is_a_mistake(architecture, message):
     with pytest.raises(InputError, match=rf"model\.architecture: .*{message}"):
-        TransformerConfig(pretrained="none", architecture=architecture).build(PLOTS)
+        TransformerConfig(pretrained="none", architecture=architecture).build(Movies.of_plots(PLOTS))
 
 
 @pytest.mark.parametrize(
@@ -278,7 +287,7 @@ def test_a_model_has_one_origin(settings, message):
 
 @pytest.fixture(scope="module")
 def tfidf():
-    return TfidfConfig(c=2).fit(PLOTS, LABELS).eval()
+    return TfidfConfig(c=2).fit(Movies.of_plots(PLOTS), LABELS).eval()
 
 
 def test_tfidf_gives_the_logits_of_scikit_learn(tfidf):
@@ -309,7 +318,7 @@ def test_a_genre_that_no_movie_has_or_all_have_keeps_its_base_rate():
     labels = LABELS.copy()
     labels[:, 2], labels[:, 5] = 0, 1
 
-    found = logits_of(TfidfConfig().fit(PLOTS, labels).eval(), PLOTS)
+    found = logits_of(TfidfConfig().fit(Movies.of_plots(PLOTS), labels).eval(), PLOTS)
 
     chances = 1 / (1 + np.exp(-found))
     assert chances[:, 2] == pytest.approx(0, abs=1e-5)
@@ -323,7 +332,7 @@ def test_tfidf_reads_no_plots_and_plots_without_terms(tfidf):
 
 
 def test_terms_are_taken_in_the_order_asked_for(tfidf):
-    terms = tfidf.encoder.encode(PLOTS)
+    (terms,) = tfidf.encoder.encode(Movies.of_plots(PLOTS)).parts
     rows = np.array([9, 4, 4])
 
     batch = terms.batch(rows)["terms"].to_dense()
@@ -335,4 +344,4 @@ def test_terms_are_taken_in_the_order_asked_for(tfidf):
 
 def test_plots_without_a_common_term_are_a_mistake():
     with pytest.raises(InputError, match=r"model\.min_df"):
-        TfidfConfig().fit(["chase", "kiss", "ghost"], LABELS[:3])
+        TfidfConfig().fit(Movies.of_plots(["chase", "kiss", "ghost"]), LABELS[:3])

@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mmgenre import training_state
+from mmgenre.models.movies import Movies
 from mmgenre.models.transformer import TransformerConfig
 from mmgenre.optimizer import OptimizerConfig
 from mmgenre.training_state import Epoch, Progress
@@ -20,7 +21,7 @@ LABELS = torch.from_numpy(np.stack([[word in plot.split() for word in WORDS[:9]]
 def build(tiny_model):
     def build_model(**changes):
         torch.manual_seed(0)
-        return TransformerConfig.model_validate(tiny_model.model_dump() | changes).build(PLOTS)
+        return TransformerConfig.model_validate(tiny_model.model_dump() | changes).build(Movies.of_plots(PLOTS))
 
     return build_model
 
@@ -130,7 +131,7 @@ class Training:
         self.optimizer, self.schedule = OptimizerConfig(lr_backbone=1e-3, lr_head=1e-2, warmup=0.4).build(
             model, num_steps
         )
-        self.movies = model.encoder.encode(PLOTS)
+        self.movies = model.encoder.encode(Movies.of_plots(PLOTS))
 
     def run(self, steps):
         for step in steps:

@@ -16,6 +16,7 @@ from mmgenre import checkpoint
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES, decode
 from mmgenre.inference import predict_logits
+from mmgenre.models.movies import Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.predict import TagConfig, tag
 from mmgenre.schema import CATALOG, ENRICHED, PREDICTIONS, from_per_genre
@@ -39,8 +40,8 @@ PLOTS = [plot_of(labels) for labels in LABELS]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     directory = str(tmp_path_factory.mktemp("checkpoint") / "tfidf")
-    model = TfidfConfig(c=100).fit(PLOTS, LABELS).eval()
-    logits = predict_logits(model, model.encoder.encode(PLOTS), torch.device("cpu"))
+    model = TfidfConfig(c=100).fit(Movies.of_plots(PLOTS), LABELS).eval()
+    logits = predict_logits(model, model.encoder.encode(Movies.of_plots(PLOTS)), torch.device("cpu"))
     thresholds = fit_thresholds(probabilities(logits, 1.0), LABELS)
     card = checkpoint.Card(model=TfidfConfig(c=100), thresholds=thresholds, temperature=1.3)
     checkpoint.save(model, card, directory)
@@ -79,9 +80,9 @@ def reads_titles(tmp_path_factory):
     """A model that was taught to read the genres off the titles."""
     directory = str(tmp_path_factory.mktemp("checkpoint") / "titles")
     config = TfidfConfig(c=100, title=True)
-    texts = config.texts(PLOTS, ["A plot like any other."] * len(PLOTS))
-    model = config.fit(texts, LABELS).eval()
-    logits = predict_logits(model, model.encoder.encode(texts), torch.device("cpu"))
+    movies = Movies(titles=PLOTS, plots=["A plot like any other."] * len(PLOTS), images=[None] * len(PLOTS))
+    model = config.fit(movies, LABELS).eval()
+    logits = predict_logits(model, model.encoder.encode(movies), torch.device("cpu"))
     thresholds = fit_thresholds(probabilities(logits, 1.0), LABELS)
     checkpoint.save(model, checkpoint.Card(model=config, thresholds=thresholds, temperature=1.0), directory)
     return directory
@@ -112,7 +113,7 @@ def test_a_model_that_reads_titles_is_given_some(reads_titles, tmp_path, write_t
 
     with pytest.raises(InputError, match="no column title or primaryTitle; found id, plot"):
         tagged(reads_titles, file, tmp_path / "tags")
-    with pytest.raises(InputError, match="no titles, which this model reads beside the plots; give catalog=DIR"):
+    with pytest.raises(InputError, match="no titles, which this model reads; give catalog=DIR"):
         tagged(reads_titles, enriched, tmp_path / "other")
 
 
@@ -124,7 +125,7 @@ def test_predictions_are_the_models_whatever_stands_beside_a_row(local_ray, trai
     _, found = tagged(trained, str(tmp_path / "movies.parquet"), tmp_path / "tags", actors=2)
 
     card, model = checkpoint.load(trained)
-    logits = predict_logits(model, model.encoder.encode(PLOTS), torch.device("cpu"))
+    logits = predict_logits(model, model.encoder.encode(Movies.of_plots(PLOTS)), torch.device("cpu"))
     chances = probabilities(logits, card.temperature)
     assert from_per_genre(found["probabilities"]) == pytest.approx(chances, abs=1e-6)
     decided = decide(chances, card.thresholds.cutoffs())
@@ -178,7 +179,7 @@ def test_a_plot_that_is_not_text_is_refused(trained, tmp_path):
 
 
 def test_an_untrained_checkpoint_is_refused(tmp_path):
-    model = TfidfConfig().fit(PLOTS, LABELS)
+    model = TfidfConfig().fit(Movies.of_plots(PLOTS), LABELS)
     checkpoint.save(model, checkpoint.Card(model=TfidfConfig()), str(tmp_path / "model"))
 
     with pytest.raises(InputError, match="untrained"):
@@ -188,7 +189,7 @@ def test_an_untrained_checkpoint_is_refused(tmp_path):
 def test_tags_of_one_model_are_not_mixed_with_those_of_another(local_ray, trained, tmp_path):
     movies = write_csv(tmp_path / "mine.csv", [["id", "plot"], ["tt1", PLOTS[0]]])
     tagged(trained, movies, tmp_path / "tags")
-    other = TfidfConfig(c=0.1).fit(PLOTS, LABELS)
+    other = TfidfConfig(c=0.1).fit(Movies.of_plots(PLOTS), LABELS)
     card = checkpoint.read_card(trained)
     checkpoint.save(other, card, str(tmp_path / "other"))
 

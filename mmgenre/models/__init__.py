@@ -4,10 +4,23 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mmgenre.models.genre_model import Batch, Encoded, FittedAtOnce, GenreModel, TrainedByGradient
+from mmgenre.models.efficientnet import EfficientNetConfig
+from mmgenre.models.genre_model import FamilyConfig, FittedAtOnce, GenreModel, TrainedByGradient
+from mmgenre.models.movies import Batch, Encoded, Encoder, Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.transformer import TransformerConfig
+from mmgenre.models.vgg import VggConfig
 
-ModelConfig = Annotated[TfidfConfig | TransformerConfig, Field(discriminator="family")]
+ModelConfig = Annotated[TfidfConfig | TransformerConfig | VggConfig | EfficientNetConfig, Field(discriminator="family")]
 
-__all__ = ["Batch", "Encoded", "FittedAtOnce", "GenreModel", "ModelConfig", "TrainedByGradient"]
+__all__ = [
+    "Batch",
+    "Encoded",
+    "Encoder",
+    "FamilyConfig",
+    "FittedAtOnce",
+    "GenreModel",
+    "ModelConfig",
+    "Movies",
+    "TrainedByGradient",
+]

@@ -1,9 +1,8 @@
 """What every model family is to the rest: an encoder of movies, and a module that gives each genre a logit."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,29 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from mmgenre.config import Config
-
-Batch = dict[str, torch.Tensor]
-
-
-class Encoded(Protocol):
-    """Movies as a model reads them: plain arrays, so that processes share them without copying."""
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Shape (N,): the cost of each movie, in tokens."""
-
-    def take(self, rows: np.ndarray) -> "Encoded":
-        """Some of the movies, in the order of the rows."""
-
-    def batch(self, rows: np.ndarray) -> Batch:
-        """Tensors of some movies, B = len(rows), padded to the longest of them."""
-
-
-class Encoder(Protocol):
-    """Turns movies into what the model reads; the same object in training, tagging and serving."""
-
-    def encode(self, plots: Sequence[str]) -> Encoded:
-        """Encode N plots, or what else `texts` of the model's config makes of N movies."""
+from mmgenre.models.movies import Batch, Encoder, Movies
 
 
 class GenreModel(nn.Module):
@@ -53,6 +30,25 @@ class GenreModel(nn.Module):
         """Layers above the one that a named parameter is in; 0 everywhere in models without a stack of layers."""
         return 0
 
+    @property
+    def frozen_modules(self) -> dict[str, nn.Module]:
+        """What `frozen` computes with, by name; none: there is nothing that is worth to be kept."""
+        return {}
+
+    @property
+    def num_views(self) -> int:
+        """Changed views of each movie that `frozen` is computed of in training mode, beside the movie as it is."""
+        return 0
+
+    @property
+    def frozen_settings(self) -> dict[str, Any]:
+        """What else decides what `frozen` computes, as JSON values."""
+        return {}
+
+    def frozen(self, batch: Batch) -> torch.Tensor:
+        """What no training changes, shape (B, ...); `features` takes it from a batch's `frozen` where there is one."""
+        raise NotImplementedError
+
     @abstractmethod
     def save_assets(self, directory: Path) -> None:
         """Write what `restore(directory)` of its config needs beside the weights."""
@@ -61,30 +57,47 @@ class GenreModel(nn.Module):
 class FamilyConfig(Config):
     """A family's settings."""
 
-    title: bool = Field(False, description="the movie's title is read before its plot")
-
-    def texts(self, titles: Sequence[str | None], plots: Sequence[str]) -> list[str]:
-        """What the model reads of N movies."""
-        if not self.title:
-            return list(plots)
-        return [f"{title}. {plot}" if title else plot for title, plot in zip(titles, plots, strict=True)]
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """What the model reads of a movie: columns of MOVIES."""
 
     @abstractmethod
     def restore(self, assets: Path) -> GenreModel:
         """The model's structure from a checkpoint's assets; its weights are loaded afterwards."""
 
 
+class ReadsText(FamilyConfig):
+    """A family that reads plots."""
+
+    title: bool = Field(False, description="the movie's title is read before its plot")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the model reads of a movie: columns of MOVIES."""
+        return ("title", "plot") if self.title else ("plot",)
+
+
+class ReadsPosters(FamilyConfig):
+    """A family that reads posters."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the model reads of a movie: columns of MOVIES."""
+        return ("image",)
+
+
 class TrainedByGradient(FamilyConfig):
     """A family whose model is built first and then trained in epochs."""
 
     @abstractmethod
-    def build(self, plots: Sequence[str]) -> GenreModel:
-        """The untrained model; the plots are the training split's, for what is learned from them beforehand."""
+    def build(self, movies: Movies) -> GenreModel:
+        """The untrained model; the movies are the training split's, for what is learned from them beforehand."""
 
 
 class FittedAtOnce(FamilyConfig):
     """A family with a closed fit on all rows."""
 
     @abstractmethod
-    def fit(self, plots: Sequence[str], labels: np.ndarray) -> GenreModel:
+    def fit(self, movies: Movies, labels: np.ndarray) -> GenreModel:
         """The fitted model; labels has shape (N, 9)."""

@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mmgenre.errors import InputError
+from mmgenre.models.movies import Encoded, Movies, Part
 
 # A token spans few characters: text beyond this many per token would be cut off anyway.
 _CHARACTERS_PER_TOKEN = 64
@@ -43,7 +44,7 @@ class Tokens:
         return Tokens(ids, np.cumsum([0, *map(len, parts)], dtype=np.int64), self.padding)
 
     def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask`, int64, shape (B, T), T the longest of the rows."""
+        """`input_ids` and `attention_mask`, int64, shape (B, T), T the longest of the rows, at least 1."""
         lengths = self.lengths[rows]
         columns = np.arange(max(1, lengths.max(initial=1)))
         mask = columns < lengths[:, None]
@@ -52,23 +53,42 @@ class Tokens:
         return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
 
 
+def texts(movies: Movies, *, title: bool) -> list[str]:
+    """What is read of each movie: its plot, or its title and its plot; "" where there is no plot."""
+    plots = [(plot or "").strip() for plot in movies.plots]
+    if not title:
+        return plots
+    return [f"{name}. {plot}" if name and plot else plot for name, plot in zip(movies.titles, plots, strict=True)]
+
+
+def encoded_texts(read: Sequence[str], part: Part) -> Encoded:
+    """Movies of which only texts are read."""
+    return Encoded(np.array([bool(text) for text in read], bool), np.zeros(len(read), bool), (part,))
+
+
 class TextEncoder:
     """Tokenizes plots, cut off at max_length tokens, special ones included.
 
     Args:
         tokenizer: a fast Hugging Face tokenizer.
         max_length: tokens.
+        title: whether the title is read before the plot.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int):
+    def __init__(self, tokenizer: Any, max_length: int, *, title: bool = False):
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self._title = title
 
-    def encode(self, plots: Sequence[str]) -> Tokens:
-        """Token ids of N plots."""
-        if not plots:
+    def encode(self, movies: Movies) -> Encoded:
+        """Token ids; where there is no plot, those of an empty one."""
+        read = texts(movies, title=self._title)
+        return encoded_texts(read, self._tokens(read))
+
+    def _tokens(self, read: list[str]) -> Tokens:
+        if not read:
             return Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64), self.tokenizer.pad_token_id)
-        short = [plot[: self.max_length * _CHARACTERS_PER_TOKEN] for plot in plots]
+        short = [text[: self.max_length * _CHARACTERS_PER_TOKEN] for text in read]
         rows = self.tokenizer(short, truncation=True, max_length=self.max_length, return_attention_mask=False)
         ids = [np.asarray(row, np.int32) for row in rows["input_ids"]]
         offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)

@@ -1,7 +1,6 @@
 """The baseline: TF-IDF of words and word pairs, one logistic regression for each genre."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +15,14 @@ from torch import nn
 
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
-from mmgenre.models.genre_model import Batch, FittedAtOnce, GenreModel
+from mmgenre.models.genre_model import FittedAtOnce, GenreModel, ReadsText
+from mmgenre.models.movies import Batch, Encoded, Movies
+from mmgenre.models.text import encoded_texts, texts
 
 _VOCABULARY = "vocabulary.json"
 
 
-class TfidfConfig(FittedAtOnce):
+class TfidfConfig(ReadsText, FittedAtOnce):
     """Sublinear TF-IDF of word n-grams without stop words, and balanced L2-regularised logistic regressions."""
 
     family: Literal["tfidf"] = "tfidf"
@@ -30,12 +31,13 @@ class TfidfConfig(FittedAtOnce):
     max_terms: int = Field(200_000, gt=0, description="most frequent terms kept")
     c: float = Field(1.0, gt=0, description="inverse strength of the L2 penalty")
 
-    def fit(self, plots: Sequence[str], labels: np.ndarray) -> "Tfidf":
+    def fit(self, movies: Movies, labels: np.ndarray) -> "Tfidf":
         """The fitted model; labels has shape (N, 9). A genre without both kinds of rows keeps its base rate.
 
         Raises:
             InputError: too few plots have a term in common.
         """
+        plots = texts(movies, title=self.title)
         vectorizer = TfidfVectorizer(
             ngram_range=(1, self.max_ngram),
             min_df=min(self.min_df, len(plots)),
@@ -97,21 +99,27 @@ class TermEncoder:
         terms: V words and word sequences, in column order.
         idf: V inverse document frequencies.
         max_ngram: longest sequence among the terms.
+        title: whether the title is read before the plot.
     """
 
-    def __init__(self, terms: list[str], idf: list[float], max_ngram: int):
+    def __init__(self, terms: list[str], idf: list[float], max_ngram: int, *, title: bool):
         self.terms = terms
         self.idf = idf
+        self._title = title
         vocabulary = {term: column for column, term in enumerate(terms)}
         self._vectorizer = TfidfVectorizer(vocabulary=vocabulary, ngram_range=(1, max_ngram), **_FIXED)
         self._vectorizer.idf_ = np.asarray(idf)
 
-    def encode(self, plots: Sequence[str]) -> Terms:
-        """TF-IDF rows of N plots."""
-        if not plots:
+    def encode(self, movies: Movies) -> Encoded:
+        """TF-IDF rows; empty ones where there is no plot."""
+        read = texts(movies, title=self._title)
+        return encoded_texts(read, self._terms(read))
+
+    def _terms(self, read: list[str]) -> Terms:
+        if not read:
             # scikit-learn refuses them.
             return Terms(sparse.csr_matrix((0, len(self.terms)), dtype=np.float32))
-        return Terms(self._vectorizer.transform(plots).tocsr())
+        return Terms(self._vectorizer.transform(read).tocsr())
 
 
 class Tfidf(GenreModel):
@@ -122,7 +130,7 @@ class Tfidf(GenreModel):
     def __init__(self, config: TfidfConfig, terms: list[str], idf: list[float]):
         super().__init__()
         self.feature_dim = len(terms)
-        self.encoder = TermEncoder(terms, idf, config.max_ngram)
+        self.encoder = TermEncoder(terms, idf, config.max_ngram, title=config.title)
         self.head = nn.Linear(len(terms), len(GENRES))
 
     def features(self, batch: Batch) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """Any Hugging Face text encoder with one linear head for the nine genres."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,11 +9,12 @@ from torch import nn
 
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
-from mmgenre.models.genre_model import Batch, GenreModel, TrainedByGradient
-from mmgenre.models.text import TextEncoder, hub_in_silence, learn_tokenizer, load_tokenizer, unavailable
+from mmgenre.models.genre_model import GenreModel, ReadsText, TrainedByGradient
+from mmgenre.models.movies import Batch, Movies
+from mmgenre.models.text import TextEncoder, hub_in_silence, learn_tokenizer, load_tokenizer, texts, unavailable
 
 
-class TransformerConfig(TrainedByGradient):
+class TransformerConfig(ReadsText, TrainedByGradient):
     """A pretrained encoder by hub name or local folder, or one of random weights by its architecture."""
 
     family: Literal["transformer"] = "transformer"
@@ -46,22 +46,22 @@ class TransformerConfig(TrainedByGradient):
             raise ValueError("architecture is for random weights; give pretrained=none with it, or leave it out")
         return self
 
-    def build(self, plots: Sequence[str]) -> "Transformer":
-        """A model ready to be trained; the plots are what a tokenizer is learned from, where none is given.
+    def build(self, movies: Movies) -> "Transformer":
+        """A model ready to be trained; the movies are what a tokenizer is learned from, where none is given.
 
         Raises:
             InputError: weights or tokenizer cannot be had, or the architecture is not one of transformers'.
         """
-        tokenizer = self._tokenizer(plots)
+        tokenizer = self._tokenizer(movies)
         backbone = _pretrained(self.pretrained) if self.pretrained else _random(self.architecture or {}, tokenizer)
         return Transformer(self, backbone, tokenizer)
 
-    def _tokenizer(self, plots: Sequence[str]) -> Any:
+    def _tokenizer(self, movies: Movies) -> Any:
         if self.tokenizer is not None:
             return load_tokenizer(self.tokenizer)
         if self.pretrained is not None:
             return load_tokenizer(self.pretrained, "model.pretrained")
-        return learn_tokenizer(plots, self.vocab_size)
+        return learn_tokenizer(texts(movies, title=self.title), self.vocab_size)
 
     def restore(self, assets: Path) -> "Transformer":
         """The model's structure from a checkpoint's assets; its weights are loaded afterwards."""
@@ -88,7 +88,7 @@ class Transformer(GenreModel):
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None
         longest = getattr(backbone.config, "max_position_embeddings", config.max_length)
-        self.encoder = TextEncoder(tokenizer, min(config.max_length, longest))
+        self.encoder = TextEncoder(tokenizer, min(config.max_length, longest), title=config.title)
         self.feature_dim = int(backbone.config.hidden_size)
         self.backbone = backbone
         self.dropout = nn.Dropout(config.dropout)
@@ -98,10 +98,11 @@ class Transformer(GenreModel):
 
     def features(self, batch: Batch) -> torch.Tensor:
         """Pooled token vectors, shape (B, D)."""
-        hidden = self.backbone(**batch).last_hidden_state
+        mask = batch["attention_mask"]
+        hidden = self.backbone(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
         if self._pooling == "first":
             return hidden[:, 0]
-        mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+        mask = mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
 
     def depth(self, parameter: str) -> int:

@@ -1,0 +1,182 @@
+"""What the families that read posters share: stages of layers, frozen from the bottom, and their weights."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+from urllib.error import URLError
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from mmgenre.errors import InputError
+from mmgenre.models.genre_model import GenreModel, ReadsPosters, TrainedByGradient
+from mmgenre.models.image import AugmentConfig, ImageEncoder, Normalisation, Preparation
+from mmgenre.models.movies import Batch
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+class PosterConfig(ReadsPosters, TrainedByGradient):
+    """A family that reads posters of one size."""
+
+    height: int = Field(224, ge=32, description="px, to which posters are resized")
+    width: int = Field(224, ge=32, description="px, to which posters are resized")
+    augment: AugmentConfig | None = Field(AugmentConfig(), description="of posters while learning; null: none")
+
+    @property
+    @abstractmethod
+    def num_frozen(self) -> int:
+        """Stages from the bottom that stay as they are."""
+
+    @model_validator(mode="after")
+    def _views_for_frozen_stages(self) -> Self:
+        if self.augment is not None and self.augment.views is not None and self.num_frozen == 0:
+            raise ValueError("augment.views: nothing is frozen, so no view can be kept; leave it out, or freeze some")
+        return self
+
+    def augmentation(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """What changes posters at random while a model learns."""
+        return None if self.augment is None else self.augment.build(self.height, self.width)
+
+
+class ConvolutionalConfig(PosterConfig):
+    """A convolutional network of torchvision's, with ImageNet's weights or random ones."""
+
+    weights: str | None = Field(
+        "torchvision", description="torchvision: ImageNet's, downloaded; or a .safetensors file; none: random"
+    )
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _none_is_null(cls, value: object) -> object:
+        return None if value == "none" else value
+
+    def give_weights(self, layers: nn.Module, what: str, download: Callable[[], Tensors]) -> None:
+        """Give layers their weights.
+
+        Args:
+            layers: with torchvision's names below `prefix`.
+            what: the network's name.
+            download: torchvision's weights.
+
+        Raises:
+            InputError: they cannot be had, or are another network's.
+        """
+        if self.weights is not None:
+            _put_into(layers, _tensors(self.weights, download), self.weights, what)
+
+
+class PosterModel(GenreModel):
+    """Stages one after the other, the first ones frozen, then a pooling and a head.
+
+    Args:
+        config: of the family.
+        normalisation: that its weights were learned with.
+        stages: each maps a tensor to a tensor.
+    """
+
+    encoder: ImageEncoder
+    head: nn.Module
+    pooling: str
+
+    def __init__(self, config: PosterConfig, normalisation: Normalisation, stages: Sequence[nn.Module]):
+        super().__init__()
+        self.encoder = ImageEncoder(config.height, config.width)
+        self.preparation = Preparation(normalisation, config.augmentation())
+        self.stages = nn.ModuleList(stages)
+        self._config = config
+        self._num_frozen = config.num_frozen
+        self._frozen.requires_grad_(False)
+
+    @abstractmethod
+    def pool(self, maps: torch.Tensor) -> torch.Tensor:
+        """What the head sees of the last stage's output, shape (B, feature_dim)."""
+
+    @property
+    def _frozen(self) -> nn.ModuleList:
+        return self.stages[: self._num_frozen]
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, but for frozen stages: their normalisation and dropout must stay as they are, too."""
+        super().train(mode)
+        self._frozen.eval()
+        return self
+
+    @property
+    def frozen_modules(self) -> dict[str, nn.Module]:
+        """The frozen stages, where they see the same images in each epoch."""
+        changes = self._config.augment is not None and self._config.augment.views is None
+        return {"stages": self._frozen} if self._num_frozen and not changes else {}
+
+    @property
+    def num_views(self) -> int:
+        """Changed views of each poster."""
+        return (self._config.augment.views or 0) if self._config.augment else 0
+
+    @property
+    def frozen_settings(self) -> dict[str, Any]:
+        """The pixels that frozen stages see, and what becomes of the last one's output."""
+        seen = self._config.to_settings(without=set(type(self._config).model_fields) - {"height", "width", "augment"})
+        normalisation = [value.flatten().tolist() for value in (self.preparation.mean, self.preparation.std)]
+        all_of_them = self._num_frozen == len(self.stages)
+        return seen | {"normalisation": normalisation, "pooling": self.pooling if all_of_them else None}
+
+    def frozen(self, batch: Batch) -> torch.Tensor:
+        """The last frozen stage's output, or if all are frozen what the head sees."""
+        with torch.no_grad():
+            values = self.preparation(batch["pixels"])
+            for stage in self._frozen:
+                values = stage(values)
+            return self.pool(values) if self._num_frozen == len(self.stages) else values
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """What the head sees, shape (B, feature_dim)."""
+        values = batch["frozen"] if "frozen" in batch else self.frozen(batch)
+        if self._num_frozen == len(self.stages):
+            return values
+        for stage in self.stages[self._num_frozen :]:
+            values = stage(values)
+        return self.pool(values)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits, shape (B, 9)."""
+        return self.head(self.features(batch))
+
+    def save_assets(self, directory: Path) -> None:
+        """Nothing: the config says it all."""
+
+    def depth(self, parameter: str) -> int:
+        """Stages above the one that a named parameter is in."""
+        part, _, rest = parameter.partition(".")
+        return len(self.stages) - 1 - int(rest.partition(".")[0]) if part == "stages" else 0
+
+
+def _tensors(source: str, download: Callable[[], Tensors]) -> Tensors:
+    if source == "torchvision":
+        try:
+            return download()
+        except (URLError, OSError) as error:
+            raise InputError(
+                f"model.weights: torchvision's could not be downloaded ({error}); give a .safetensors file with them, "
+                "or weights=none for random ones"
+            ) from None
+    try:
+        return load_file(source)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"model.weights: {source}: not a .safetensors file that can be read ({error})") from None
+
+
+def _put_into(layers: nn.Module, tensors: Tensors, source: str, what: str) -> None:
+    """Load weights, whatever their floating-point type and whatever else is among them."""
+    wanted = layers.state_dict()
+    for name, value in wanted.items():
+        if name not in tensors:
+            raise InputError(f"model.weights: {source}: no {name}; expected weights of {what}")
+        if tensors[name].shape != value.shape:
+            found, expected = tuple(tensors[name].shape), tuple(value.shape)
+            raise InputError(f"model.weights: {source}: {name} has shape {found}, in {what} it has {expected}")
+    layers.load_state_dict({name: tensors[name].to(value.dtype) for name, value in wanted.items()})

@@ -1,0 +1,115 @@
+"""VGG-16 on posters, with the head that was published for genres, or a light one.
+
+Source: Simonyan and Zisserman 2015, arXiv:1409.1556.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from mmgenre.genres import GENRES
+from mmgenre.models.image import IMAGENET
+from mmgenre.models.movies import Movies
+from mmgenre.models.poster_model import ConvolutionalConfig, PosterModel, Tensors
+
+_CHANNELS = 512
+# Each block ends with a pooling that halves height and width.
+_NUM_BLOCKS = 5
+
+
+class VggConfig(ConvolutionalConfig):
+    """VGG-16; a file of weights needs the convolution layers only, under torchvision's names."""
+
+    family: Literal["vgg"] = "vgg"
+    height: int = Field(200, ge=32, description="px, to which posters are resized")
+    width: int = Field(150, ge=32, description="px, to which posters are resized")
+    frozen_blocks: int = Field(
+        5, ge=0, le=_NUM_BLOCKS, description="of the five, from the bottom, that stay as they are"
+    )
+    head: Literal["published", "light"] = Field(
+        "published",
+        description="published: 2056 and 1024 units on all positions; light: hidden on their mean and maximum",
+    )
+    hidden: int = Field(512, ge=1, description="units of the light head")
+    dropout: float = Field(0.6, ge=0, lt=1, description="before the last layer")
+
+    @property
+    def num_frozen(self) -> int:
+        """Blocks from the bottom that stay as they are."""
+        return self.frozen_blocks
+
+    def build(self, movies: Movies) -> "Vgg":
+        """A model ready to be trained.
+
+        Raises:
+            InputError: its weights cannot be had, or are another network's.
+        """
+        model = Vgg(self)
+        self.give_weights(model.layers(), "VGG-16", _download)
+        return model
+
+    def restore(self, assets: Path) -> "Vgg":
+        """The model's structure; its weights are loaded afterwards."""
+        return Vgg(self)
+
+
+class Vgg(PosterModel):
+    """The five blocks of VGG-16, and a head."""
+
+    def __init__(self, config: VggConfig):
+        from torchvision.models.vgg import cfgs, make_layers  # noqa: PLC0415 - slow to import
+
+        blocks: list[nn.Sequential] = [nn.Sequential()]
+        for name, layer in make_layers(cfgs["D"]).named_children():
+            blocks[-1].add_module(name, layer)
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if isinstance(layer, nn.MaxPool2d):
+                blocks.append(nn.Sequential())
+        super().__init__(config, IMAGENET, blocks[:_NUM_BLOCKS])
+        self.pooling = "mean and maximum" if config.head == "light" else "none"
+        positions = (config.height // 2**_NUM_BLOCKS) * (config.width // 2**_NUM_BLOCKS)
+        self.feature_dim = _CHANNELS * (2 if config.head == "light" else positions)
+        self.head = (_light_head if config.head == "light" else _published_head)(self.feature_dim, config)
+
+    def pool(self, maps: torch.Tensor) -> torch.Tensor:
+        """All positions one after the other, or their mean and maximum: shape (B, feature_dim)."""
+        if self.pooling != "none":
+            return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
+        return maps.flatten(1)
+
+    def layers(self) -> nn.Module:
+        """The convolutions under torchvision's names."""
+        named = nn.Module()
+        named.features = nn.ModuleDict({name: layer for block in self.stages for name, layer in block.named_children()})
+        return named
+
+
+def _published_head(feature_dim: int, config: VggConfig) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(feature_dim, 2056),
+        nn.ReLU(),
+        nn.Linear(2056, 1024),
+        nn.ReLU(),
+        nn.Dropout(config.dropout),
+        nn.Linear(1024, len(GENRES)),
+    )
+
+
+def _light_head(feature_dim: int, config: VggConfig) -> nn.Module:
+    return nn.Sequential(
+        nn.LayerNorm(feature_dim),
+        nn.Linear(feature_dim, config.hidden),
+        nn.ReLU(),
+        nn.Dropout(config.dropout),
+        nn.Linear(config.hidden, len(GENRES)),
+    )
+
+
+def _download() -> Tensors:
+    from torchvision.models import VGG16_Weights  # noqa: PLC0415 - slow to import
+
+    return VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
