@@ -21,6 +21,18 @@ REPORT = "report.json"
 MISSING = "missing"
 
 
+Having = Literal["any", "plot", "poster", "both", "plot only", "poster only"]
+_PLOT, _POSTER = pc.field("plot").is_valid(), pc.field("image").is_valid()
+_HAVING: dict[Having, pc.Expression] = {
+    "any": pc.scalar(True),
+    "plot": _PLOT,
+    "poster": _POSTER,
+    "both": _PLOT & _POSTER,
+    "plot only": _PLOT & ~_POSTER,
+    "poster only": _POSTER & ~_PLOT,
+}
+
+
 class EvaluateConfig(Config):
     """Score predictions against the labels of a dataset."""
 
@@ -28,6 +40,9 @@ class EvaluateConfig(Config):
     movies: str = Field(description="folder of a MOVIES table")
     output: str = Field(description="folder for report.json, which is replaced")
     split: Literal["train", "val", "test", "all"] = "test"
+    having: Having = Field(
+        "any", description="only movies of the split that have these; the only ones have nothing else"
+    )
     resamples: int = Field(1000, ge=1, description="bootstrap resamples of the movies, for the intervals")
     seed: int = Field(0, ge=0, description="of the resamples")
     global_threshold: float | None = Field(
@@ -39,7 +54,8 @@ class Report(Config):
     """The scores of one set of predictions; its text is what the job prints."""
 
     split: str
-    movies: int = Field(description="movies of the split, all of them scored")
+    having: Having = "any"
+    movies: int = Field(description="movies of the split that have what they must, all of them scored")
     unpredicted: int = Field(description="movies without probabilities: scored as 0 for every genre")
     statuses: dict[str, int] = Field(description="movies by status of their prediction; missing: there is none")
     scores: Scores
@@ -55,7 +71,8 @@ class Report(Config):
 
     def _movies_text(self) -> str:
         statuses = ", ".join(f"{status} {count:,}" for status, count in sorted(self.statuses.items()))
-        lines = [f"split {self.split}: {self.movies:,} movies ({statuses})"]
+        having = "" if self.having == "any" else f" having {self.having}"
+        lines = [f"split {self.split}{having}: {self.movies:,} movies ({statuses})"]
         if self.unpredicted:
             share = self.unpredicted / self.movies
             lines.append(
@@ -108,7 +125,7 @@ def evaluate(config: EvaluateConfig) -> Report:
     """
     movies, predictions = Table(config.movies, MOVIES), Table(config.predictions, PREDICTIONS)
     threshold = _global_threshold(config, predictions)
-    truth = _movies_of(movies, config.split)
+    truth = _movies_of(movies, config)
     rows = _joined(truth["imdb_id"], predictions, config)
     labels = from_per_genre(truth["labels"])
     probabilities = from_per_genre(rows["probabilities"])
@@ -118,6 +135,7 @@ def evaluate(config: EvaluateConfig) -> Report:
     bootstrap = Bootstrap(resamples=config.resamples, seed=config.seed)
     report = Report(
         split=config.split,
+        having=config.having,
         movies=len(labels),
         unpredicted=int(np.count_nonzero(~predicted)),
         statuses={entry["values"]: entry["counts"] for entry in rows["status"].value_counts().to_pylist()},
@@ -138,9 +156,9 @@ def compare(reports: Mapping[str, Report], *, markdown: bool = False) -> str:
     Raises:
         ValueError: no reports, or they are not of the same movies.
     """
-    scored = {(report.dataset_fingerprint, report.split) for report in reports.values()}
+    scored = {(report.dataset_fingerprint, report.split, report.having) for report in reports.values()}
     if len(scored) != 1:
-        raise ValueError(f"{', '.join(reports) or 'no reports'}: expected reports of one split of one dataset")
+        raise ValueError(f"{', '.join(reports) or 'no reports'}: expected reports of the same movies")
     header = ["model", "macro F1", "95 % interval", "micro F1", "weighted F1", "samples F1", "mAP", "f1_of_averages"]
     rows = [[*header, "Hamming loss"], *(_comparison(name, report) for name, report in reports.items())]
     return _markdown(rows) if markdown else _aligned(rows)
@@ -165,14 +183,15 @@ def _global_threshold(config: EvaluateConfig, predictions: Table) -> float:
     return Thresholds.parse(recorded, where=f"{config.predictions}: recorded thresholds").global_threshold
 
 
-def _movies_of(movies: Table, split: str) -> pa.Table:
-    """Ids and labels of the movies of a split, ordered by id."""
-    wanted = None if split == "all" else pc.field("split") == split
-    found = movies.read(["imdb_id", "labels"], filter=wanted)
+def _movies_of(movies: Table, config: EvaluateConfig) -> pa.Table:
+    """Ids and labels of the movies to be scored, ordered by id."""
+    is_of_split = pc.scalar(True) if config.split == "all" else pc.field("split") == config.split
+    found = movies.read(["imdb_id", "labels"], filter=is_of_split & _HAVING[config.having])
     if not found.num_rows:
         counts = movies.read(["split"])["split"].value_counts().to_pylist()
         splits = ", ".join(f"{entry['values']} {entry['counts']:,}" for entry in counts) or "no movies at all"
-        raise InputError(f"{movies.directory}: no movies in split {split}; it holds {splits}")
+        having = "" if config.having == "any" else f" that have {config.having}"
+        raise InputError(f"{movies.directory}: no movies in split {config.split}{having}; it holds {splits}")
     # Sums, and what the bootstrap draws, depend on the order; that of the table is the order in which posters came.
     return found.sort_by("imdb_id")
 

@@ -133,6 +133,31 @@ def test_a_split_or_all_movies_can_be_scored(judge, tagged, split, count):
     assert judge(tagged(), split=split).movies == count
 
 
+@pytest.mark.parametrize(
+    ("having", "count"),
+    [("any", 60), ("plot", 40), ("poster", 30), ("both", 10), ("plot only", 30), ("poster only", 20)],
+)
+def test_movies_can_be_scored_by_what_they_have(tagged, tmp_path, having, count):
+    plots = ["A plot."] * 40 + [None] * 20
+    images = [None] * 30 + [b"jpeg"] * 30
+    columns = [IDS, SPLITS, ["A title"] * len(IDS), plots, images, per_genre(LABELS)]
+    known = write(tmp_path / "known", MOVIES, dict(zip(MOVIES.names, columns, strict=True)))
+
+    report = evaluate(
+        EvaluateConfig(
+            predictions=tagged(), movies=known, output=str(tmp_path), split="all", having=having, resamples=1
+        )
+    )
+
+    assert report.movies == count
+    assert (f"split all having {having}:" in str(report)) == (having != "any")
+
+
+def test_movies_that_have_what_none_has_are_refused(judge, tagged):
+    with pytest.raises(InputError, match="no movies in split test that have poster; it holds "):
+        judge(tagged(), having="poster")
+
+
 def test_the_decisions_are_the_predicted_genres_and_not_a_cutoff(judge, tagged):
     report = judge(tagged(genres=[["Drama"]] * 60))
 
@@ -217,7 +242,7 @@ def test_the_comparison_can_be_markdown(judge, tagged):
 def test_reports_of_different_movies_are_not_compared(judge, tagged):
     predictions = tagged()
 
-    with pytest.raises(ValueError, match="one, two: expected reports of one split of one dataset"):
+    with pytest.raises(ValueError, match="one, two: expected reports of the same movies"):
         compare({"one": judge(predictions), "two": judge(predictions, split="train")})
     with pytest.raises(ValueError, match="no reports"):
         compare({})
