@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mmgenre.models.bilstm import BilstmConfig
 from mmgenre.models.efficientnet import EfficientNetConfig
 from mmgenre.models.genre_model import FamilyConfig, FittedAtOnce, GenreModel, TrainedByGradient
 from mmgenre.models.movies import Batch, Encoded, Encoder, Movies
@@ -11,7 +12,9 @@ from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.transformer import TransformerConfig
 from mmgenre.models.vgg import VggConfig
 
-ModelConfig = Annotated[TfidfConfig | TransformerConfig | VggConfig | EfficientNetConfig, Field(discriminator="family")]
+ModelConfig = Annotated[
+    TfidfConfig | BilstmConfig | TransformerConfig | VggConfig | EfficientNetConfig, Field(discriminator="family")
+]
 
 __all__ = [
     "Batch",
