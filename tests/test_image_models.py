@@ -7,9 +7,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from transformers import ViTImageProcessor
 
 from mmgenre.errors import InputError
 from mmgenre.inference import predict_logits
+from mmgenre.models.clip import ClipConfig
 from mmgenre.models.efficientnet import EfficientNetConfig
 from mmgenre.models.image import CLIP, IMAGENET, AugmentConfig, ImageEncoder, Preparation
 from mmgenre.models.movies import Movies
@@ -17,6 +19,18 @@ from mmgenre.models.vgg import VggConfig
 
 CPU = torch.device("cpu")
 SIZE = {"height": 64, "width": 32}
+VISION = {
+    name: {
+        "model_type": name,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    for name in ("clip_vision_model", "vit")
+}
 
 
 def jpeg(colour=(200, 100, 50), size=(60, 90), mode="RGB"):
@@ -41,9 +55,17 @@ def logits_of(model, found):
     return predict_logits(model, model.encoder.encode(found), CPU, "fp32")
 
 
-@pytest.fixture(scope="module", params=[VggConfig, EfficientNetConfig], ids=["vgg", "efficientnet"])
+FAMILIES = {
+    "vgg": VggConfig(weights=None, augment=None, **SIZE),
+    "efficientnet": EfficientNetConfig(weights=None, augment=None, **SIZE),
+    "clip": ClipConfig(pretrained=None, architecture=VISION["clip_vision_model"], augment=None, height=32, width=32),
+    "vit": ClipConfig(pretrained=None, architecture=VISION["vit"], augment=None, height=32, width=32),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def config(request):
-    return request.param(weights=None, augment=None, **SIZE)
+    return FAMILIES[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +152,7 @@ def test_logits_are_one_for_each_genre_in_the_order_of_the_movies(model):
 
 
 def test_a_restored_model_gives_the_same_logits(config, model, tmp_path):
+    model.save_assets(tmp_path)
     restored = config.restore(tmp_path).eval()
     restored.load_state_dict(model.state_dict())
 
@@ -144,6 +167,9 @@ def test_a_restored_model_gives_the_same_logits(config, model, tmp_path):
         (VggConfig(weights=None, frozen_blocks=0, **SIZE), {f"stages.{number}" for number in range(5)}),
         (EfficientNetConfig(weights=None, frozen_stages=7, **SIZE), {"stages.7", "stages.8"}),
         (EfficientNetConfig(weights=None, frozen_stages=9, **SIZE), set()),
+        (FAMILIES["clip"], set()),
+        (FAMILIES["clip"].model_copy(update={"frozen": False}), {"stages.0"}),
+        (FAMILIES["vit"].model_copy(update={"frozen": False}), {"stages.0"}),
     ],
 )
 def test_what_is_not_frozen_gets_a_gradient_and_what_is_frozen_does_not_move(config, names):
@@ -165,8 +191,8 @@ def test_what_is_not_frozen_gets_a_gradient_and_what_is_frozen_does_not_move(con
 def test_stages_are_counted_from_the_head_down(model):
     last = len(model.stages) - 1
 
-    assert model.depth(f"stages.{last}.0.weight") == 0
-    assert model.depth("stages.0.0.weight") == last
+    assert model.depth(f"stages.{last}.1.weight") == 0
+    assert model.depth("stages.0.1.weight") == last
     assert model.depth("head.weight") == 0
 
 
@@ -185,6 +211,7 @@ def test_the_published_head_reads_every_position_and_the_light_one_their_mean_an
 # Weights
 
 
+@pytest.mark.parametrize("config", [FAMILIES["vgg"], FAMILIES["efficientnet"]])
 def test_weights_are_read_from_a_file_in_any_precision_and_with_more_in_it(config, tmp_path):
     source = config.build(movies())
     tensors = {name: value.half() for name, value in source.layers().state_dict().items()}
@@ -224,3 +251,27 @@ def test_weights_that_cannot_be_downloaded_are_a_mistake_with_the_way_out(monkey
 
     with pytest.raises(InputError, match=r"model\.weights: torchvision's could not be downloaded .*weights=none"):
         VggConfig().build(movies())
+
+
+def test_an_image_encoder_is_read_from_a_folder_with_its_own_normalisation(tmp_path):
+    source = FAMILIES["vit"].build(movies()).eval()
+    source.stages[0].backbone.save_pretrained(tmp_path)
+    ViTImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
+
+    model = ClipConfig(pretrained=str(tmp_path), augment=None, height=32, width=32).build(movies()).eval()
+
+    assert model.preparation.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    batch = model.encoder.encode(movies(noise(1))).batch(np.arange(1))
+    source.preparation = model.preparation
+    with torch.inference_mode():
+        torch.testing.assert_close(model.features(batch), source.features(batch))
+
+
+def test_a_folder_without_an_image_encoder_is_a_mistake(tmp_path):
+    with pytest.raises(InputError, match=r"model\.pretrained: .*could not be loaded .*offline, give a local folder"):
+        ClipConfig(pretrained=str(tmp_path)).build(movies())
+
+
+def test_an_encoder_of_images_of_another_size_is_a_mistake():
+    with pytest.raises(InputError, match=r"model\.height, model\.width: 224x224; this encoder reads 32x32"):
+        ClipConfig(pretrained="none", architecture=VISION["vit"]).build(movies())

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from mmgenre.models.bilstm import BilstmConfig
+from mmgenre.models.clip import ClipConfig
 from mmgenre.models.efficientnet import EfficientNetConfig
 from mmgenre.models.genre_model import FamilyConfig, FittedAtOnce, GenreModel, TrainedByGradient
 from mmgenre.models.movies import Batch, Encoded, Encoder, Movies
@@ -13,7 +14,8 @@ from mmgenre.models.transformer import TransformerConfig
 from mmgenre.models.vgg import VggConfig
 
 ModelConfig = Annotated[
-    TfidfConfig | BilstmConfig | TransformerConfig | VggConfig | EfficientNetConfig, Field(discriminator="family")
+    TfidfConfig | BilstmConfig | TransformerConfig | VggConfig | EfficientNetConfig | ClipConfig,
+    Field(discriminator="family"),
 ]
 
 __all__ = [
