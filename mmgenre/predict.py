@@ -28,9 +28,9 @@ from mmgenre.thresholds import Thresholds, decide, probabilities
 _STAGED = "_staged"
 # Settings that do not change what a row says.
 _PLACES = ("checkpoint", "movies", "catalog", "posters", "output", "overwrite", "actors", "accelerator")
-# Movies that an actor sorts by length together.
-_WINDOW = 2048
-_ROWS_PER_PART = 16_384
+# Movies that an actor sorts by length together; of posters fewer, for their pixels' sake.
+_WINDOW, _WINDOW_WITH_POSTERS = 2048, 512
+_WINDOWS_PER_PART = 8
 
 
 class TagConfig(Config):
@@ -95,7 +95,8 @@ def _run(config: TagConfig, table: Table, schema: pa.Schema, writer: TableWriter
     # Only now, because the processes of a run that was just killed live a little longer than it.
     done = pc.unique(writer.written()["imdb_id"])
     num_movies = table.manifest.rows - len(done)
-    movies = read(table, schema.names, _WINDOW)
+    window = _WINDOW_WITH_POSTERS if "image" in schema.names else _WINDOW
+    movies = read(table, schema.names, window)
     if len(done):
         movies = movies.map_batches(
             Unfinished, fn_constructor_args=(ray.put(done),), batch_format="pyarrow", compute=ActorPoolStrategy(size=1)
@@ -103,12 +104,12 @@ def _run(config: TagConfig, table: Table, schema: pa.Schema, writer: TableWriter
     predictions = movies.map_batches(
         Predict,
         fn_constructor_args=(storage.absolute(config.checkpoint), config.precision),
-        batch_size=_WINDOW,
+        batch_size=window,
         batch_format="pyarrow",
-        **actor_pool(config.actors, config.accelerator, -(-num_movies // _WINDOW)),
+        **actor_pool(config.actors, config.accelerator, -(-num_movies // window)),
     )
     progress = Progress("tag", num_movies)
-    for statuses in write(predictions, config.output, PREDICTIONS, _ROWS_PER_PART):
+    for statuses in write(predictions, config.output, PREDICTIONS, _WINDOWS_PER_PART * window):
         progress.add(statuses)
 
 

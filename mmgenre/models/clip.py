@@ -5,47 +5,31 @@ Source: Radford et al. 2021, arXiv:2103.00020; Dosovitskiy et al. 2021, arXiv:20
 
 import json
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field
 from torch import nn
 
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
+from mmgenre.models.hub import BackboneConfig, hub_in_silence, unavailable
 from mmgenre.models.image import CLIP, Normalisation
 from mmgenre.models.movies import Batch, Movies
 from mmgenre.models.poster_model import PosterConfig, PosterModel
-from mmgenre.models.text import hub_in_silence, unavailable
 
 _NORMALISATION = "normalisation.json"
 
 
-class ClipConfig(PosterConfig):
+class ClipConfig(BackboneConfig, PosterConfig):
     """A vision transformer by hub name or local folder, or one of random weights by its architecture."""
 
     family: Literal["clip"] = "clip"
     pretrained: str | None = Field(
         "openai/clip-vit-base-patch32", description="hub name or local folder; none: random weights"
     )
-    architecture: dict[str, Any] | None = Field(
-        None, description="transformers' config of the random weights, with its model_type; only without pretrained"
-    )
     frozen: bool = Field(True, description="the encoder stays as it is, only the head learns")
     dropout: float = Field(0.1, ge=0, lt=1, description="before the head")
-
-    @field_validator("pretrained", mode="before")
-    @classmethod
-    def _none_is_null(cls, value: Any) -> Any:
-        return None if value == "none" else value
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Self:
-        if self.pretrained is None and "model_type" not in (self.architecture or {}):
-            raise ValueError("pretrained is none, so architecture must say model_type (such as clip_vision_model)")
-        if self.pretrained is not None and self.architecture is not None:
-            raise ValueError("architecture is for random weights; give pretrained=none with it, or leave it out")
-        return self
 
     @property
     def num_frozen(self) -> int:
@@ -61,7 +45,7 @@ class ClipConfig(PosterConfig):
         """
         if self.pretrained is not None:
             return Clip(self, *_pretrained(self.pretrained))
-        return Clip(self, _random(self.architecture or {}), CLIP)
+        return Clip(self, self.random_backbone(), CLIP)
 
     def restore(self, assets: Path) -> "Clip":
         """The model's structure from a checkpoint's assets; its weights are loaded afterwards."""
@@ -137,12 +121,3 @@ def _pretrained(source: str) -> tuple[Any, Normalisation]:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(unavailable("model.pretrained", source, error)) from None
     return backbone, Normalisation(tuple(processor.image_mean), tuple(processor.image_std))
-
-
-def _random(architecture: dict[str, Any]) -> Any:
-    from transformers import AutoConfig, AutoModel  # noqa: PLC0415 - slow to import
-
-    try:
-        return AutoModel.from_config(AutoConfig.for_model(**architecture))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"model.architecture: {' '.join(str(error).split())}") from None

@@ -12,8 +12,7 @@ from torch import nn
 
 from mmgenre.genres import GENRES
 from mmgenre.models.image import IMAGENET
-from mmgenre.models.movies import Movies
-from mmgenre.models.poster_model import ConvolutionalConfig, PosterModel, Tensors
+from mmgenre.models.poster_model import ConvolutionalConfig, ConvolutionalModel, Tensors
 
 # The first convolution, seven stages of blocks, and the last convolution.
 _NUM_STAGES = 9
@@ -34,21 +33,17 @@ class EfficientNetConfig(ConvolutionalConfig):
         """Stages from the bottom that stay as they are."""
         return self.frozen_stages
 
-    def build(self, movies: Movies) -> "EfficientNet":
-        """A model ready to be trained.
-
-        Raises:
-            InputError: its weights cannot be had, or are another network's.
-        """
-        model = EfficientNet(self)
-        self.give_weights(model.layers(), f"EfficientNet-{self.variant.upper()}", self._download)
-        return model
+    @property
+    def network(self) -> str:
+        """Name of the network."""
+        return f"EfficientNet-{self.variant.upper()}"
 
     def restore(self, assets: Path) -> "EfficientNet":
         """The model's structure; its weights are loaded afterwards."""
         return EfficientNet(self)
 
-    def _download(self) -> Tensors:
+    def download(self) -> Tensors:
+        """Torchvision's weights."""
         from torchvision.models import get_model_weights  # noqa: PLC0415 - slow to import
 
         return get_model_weights(f"efficientnet_{self.variant}").IMAGENET1K_V1.get_state_dict(
@@ -56,7 +51,7 @@ class EfficientNetConfig(ConvolutionalConfig):
         )
 
 
-class EfficientNet(PosterModel):
+class EfficientNet(ConvolutionalModel):
     """The stages of an EfficientNet, their mean over all positions, and one linear layer."""
 
     pooling = "mean"

@@ -15,7 +15,7 @@ from torch import nn
 from mmgenre.errors import InputError
 from mmgenre.models.genre_model import GenreModel, ReadsPosters, TrainedByGradient
 from mmgenre.models.image import AugmentConfig, ImageEncoder, Normalisation, Preparation
-from mmgenre.models.movies import Batch
+from mmgenre.models.movies import Batch, Movies
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -55,19 +55,29 @@ class ConvolutionalConfig(PosterConfig):
     def _none_is_null(cls, value: object) -> object:
         return None if value == "none" else value
 
-    def give_weights(self, layers: nn.Module, what: str, download: Callable[[], Tensors]) -> None:
-        """Give layers their weights.
+    @property
+    @abstractmethod
+    def network(self) -> str:
+        """Name of the network, as people write it."""
 
-        Args:
-            layers: with torchvision's names below `prefix`.
-            what: the network's name.
-            download: torchvision's weights.
+    @abstractmethod
+    def download(self) -> Tensors:
+        """Torchvision's weights, by torchvision's names."""
+
+    @abstractmethod
+    def restore(self, assets: Path) -> "ConvolutionalModel":
+        """The model's structure; its weights are loaded afterwards."""
+
+    def build(self, movies: Movies) -> "ConvolutionalModel":
+        """A model ready to be trained.
 
         Raises:
-            InputError: they cannot be had, or are another network's.
+            InputError: its weights cannot be had, or are another network's.
         """
+        model = self.restore(Path())
         if self.weights is not None:
-            _put_into(layers, _tensors(self.weights, download), self.weights, what)
+            _put_into(model.layers(), _tensors(self.weights, self.download), self.weights, self.network)
+        return model
 
 
 class PosterModel(GenreModel):
@@ -153,6 +163,14 @@ class PosterModel(GenreModel):
         """Stages above the one that a named parameter is in."""
         part, _, rest = parameter.partition(".")
         return len(self.stages) - 1 - int(rest.partition(".")[0]) if part == "stages" else 0
+
+
+class ConvolutionalModel(PosterModel):
+    """A network of torchvision's with a head of its own."""
+
+    @abstractmethod
+    def layers(self) -> nn.Module:
+        """What its weights are for, under torchvision's names."""
 
 
 def _tensors(source: str, download: Callable[[], Tensors]) -> Tensors:

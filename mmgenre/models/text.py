@@ -1,7 +1,6 @@
 """Plots as token ids: the tokenizer, and batches padded to their longest plot."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mmgenre.errors import InputError
+from mmgenre.models.hub import hub_in_silence, unavailable
 from mmgenre.models.movies import Encoded, Movies, Part
 
 # A token spans few characters: text beyond this many per token would be cut off anyway.
@@ -115,32 +115,6 @@ def load_tokenizer(source: str, field: str = "model.tokenizer") -> Any:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(f"{field}: {source}: has no fast tokenizer (tokenizer.json); choose one that has")
     return tokenizer
-
-
-@contextlib.contextmanager
-def hub_in_silence() -> Iterator[None]:
-    """Keep the hub's client from printing bars and each of its attempts: the error at the end says it all."""
-    from huggingface_hub.utils import logging as hub  # noqa: PLC0415 - slow to import
-    from transformers.utils import logging as library  # noqa: PLC0415
-
-    verbosity = hub.get_verbosity()
-    hub.set_verbosity_error()
-    library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hub.set_verbosity(verbosity)
-        library.enable_progress_bar()
-
-
-def unavailable(field: str, source: str, error: Exception) -> str:
-    """One line for a model or tokenizer that could not be loaded."""
-    reason = " ".join(str(error).split())
-    reason = reason if len(reason) < 200 else f"{reason[:200]}…"
-    return (
-        f"{field}: {source!r} could not be loaded ({reason}); offline, give a local folder in Hugging Face format, "
-        "or model.pretrained=none with model.architecture for random weights"
-    )
 
 
 def learn_tokenizer(plots: Sequence[str], vocab_size: int) -> Any:

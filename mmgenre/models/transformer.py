@@ -1,28 +1,26 @@
 """Any Hugging Face text encoder with one linear head for the nine genres."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field
 from torch import nn
 
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
 from mmgenre.models.genre_model import GenreModel, ReadsText, TrainedByGradient
+from mmgenre.models.hub import BackboneConfig, hub_in_silence, unavailable
 from mmgenre.models.movies import Batch, Movies
-from mmgenre.models.text import TextEncoder, hub_in_silence, learn_tokenizer, load_tokenizer, texts, unavailable
+from mmgenre.models.text import TextEncoder, learn_tokenizer, load_tokenizer, texts
 
 
-class TransformerConfig(ReadsText, TrainedByGradient):
+class TransformerConfig(BackboneConfig, ReadsText, TrainedByGradient):
     """A pretrained encoder by hub name or local folder, or one of random weights by its architecture."""
 
     family: Literal["transformer"] = "transformer"
     pretrained: str | None = Field(
         "google/electra-small-discriminator", description="hub name or local folder; none: random weights"
-    )
-    architecture: dict[str, Any] | None = Field(
-        None, description="transformers' config of the random weights, with its model_type; only without pretrained"
     )
     tokenizer: str | None = Field(
         None, description="hub name or local folder; null: pretrained's, else one learned from the training plots"
@@ -33,19 +31,6 @@ class TransformerConfig(ReadsText, TrainedByGradient):
     dropout: float = Field(0.1, ge=0, lt=1, description="before the head")
     frozen_layers: int = Field(0, ge=0, description="layers from the bottom that stay as they are, with the embeddings")
 
-    @field_validator("pretrained", mode="before")
-    @classmethod
-    def _none_is_null(cls, value: Any) -> Any:
-        return None if value == "none" else value
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Self:
-        if self.pretrained is None and "model_type" not in (self.architecture or {}):
-            raise ValueError("pretrained is none, so architecture must say model_type (such as electra) and its sizes")
-        if self.pretrained is not None and self.architecture is not None:
-            raise ValueError("architecture is for random weights; give pretrained=none with it, or leave it out")
-        return self
-
     def build(self, movies: Movies) -> "Transformer":
         """A model ready to be trained; the movies are what a tokenizer is learned from, where none is given.
 
@@ -53,7 +38,9 @@ class TransformerConfig(ReadsText, TrainedByGradient):
             InputError: weights or tokenizer cannot be had, or the architecture is not one of transformers'.
         """
         tokenizer = self._tokenizer(movies)
-        backbone = _pretrained(self.pretrained) if self.pretrained else _random(self.architecture or {}, tokenizer)
+        if self.pretrained:
+            return Transformer(self, _pretrained(self.pretrained), tokenizer)
+        backbone = self.random_backbone(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
         return Transformer(self, backbone, tokenizer)
 
     def _tokenizer(self, movies: Movies) -> Any:
@@ -131,16 +118,6 @@ def _pretrained(source: str) -> Any:
             return AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(unavailable("model.pretrained", source, error)) from None
-
-
-def _random(architecture: dict[str, Any], tokenizer: Any) -> Any:
-    from transformers import AutoConfig, AutoModel  # noqa: PLC0415 - slow to import
-
-    sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id} | architecture
-    try:
-        return AutoModel.from_config(AutoConfig.for_model(**sizes))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"model.architecture: {' '.join(str(error).split())}") from None
 
 
 def _freeze(backbone: nn.Module, num_layers: int) -> None:

@@ -12,8 +12,7 @@ from torch import nn
 
 from mmgenre.genres import GENRES
 from mmgenre.models.image import IMAGENET
-from mmgenre.models.movies import Movies
-from mmgenre.models.poster_model import ConvolutionalConfig, PosterModel, Tensors
+from mmgenre.models.poster_model import ConvolutionalConfig, ConvolutionalModel, Tensors
 
 _CHANNELS = 512
 # Each block ends with a pooling that halves height and width.
@@ -41,22 +40,23 @@ class VggConfig(ConvolutionalConfig):
         """Blocks from the bottom that stay as they are."""
         return self.frozen_blocks
 
-    def build(self, movies: Movies) -> "Vgg":
-        """A model ready to be trained.
-
-        Raises:
-            InputError: its weights cannot be had, or are another network's.
-        """
-        model = Vgg(self)
-        self.give_weights(model.layers(), "VGG-16", _download)
-        return model
+    @property
+    def network(self) -> str:
+        """Name of the network."""
+        return "VGG-16"
 
     def restore(self, assets: Path) -> "Vgg":
         """The model's structure; its weights are loaded afterwards."""
         return Vgg(self)
 
+    def download(self) -> Tensors:
+        """Torchvision's weights."""
+        from torchvision.models import VGG16_Weights  # noqa: PLC0415 - slow to import
 
-class Vgg(PosterModel):
+        return VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+
+
+class Vgg(ConvolutionalModel):
     """The five blocks of VGG-16, and a head."""
 
     def __init__(self, config: VggConfig):
@@ -107,9 +107,3 @@ def _light_head(feature_dim: int, config: VggConfig) -> nn.Module:
         nn.Dropout(config.dropout),
         nn.Linear(config.hidden, len(GENRES)),
     )
-
-
-def _download() -> Tensors:
-    from torchvision.models import VGG16_Weights  # noqa: PLC0415 - slow to import
-
-    return VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
