@@ -134,6 +134,8 @@ def _splits(
     config: TrainConfig, family: TrainedByGradient, model: GenreModel, output: Output, table: Table
 ) -> dict[str, Split]:
     """Movies to learn from and to validate with, as the model or what of it is not frozen reads them."""
+    if model.num_views and config.features == "none":
+        raise InputError("features=none: model.augment.views are kept as features; give a folder, or leave views out")
     keeps = bool(model.frozen_modules) and config.features != "none"
     rows = {split: read_split(table, split, family, images=not keeps) for split in ("train", "val")}
     if not keeps:
