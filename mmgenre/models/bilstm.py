@@ -86,9 +86,9 @@ class Bilstm(GenreModel):
             found, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, padding_value=float("-inf"))
         return found.amax(1)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Logits, shape (B, 9)."""
-        return self.head(self.dropout(self.features(batch)))
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits of features, shape (B, 9)."""
+        return self.head(self.dropout(features))
 
     def save_assets(self, directory: Path) -> None:
         """The vocabulary."""

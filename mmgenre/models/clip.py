@@ -15,7 +15,7 @@ from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
 from mmgenre.models.hub import BackboneConfig, hub_in_silence, unavailable
 from mmgenre.models.image import CLIP, Normalisation
-from mmgenre.models.movies import Batch, Movies
+from mmgenre.models.movies import Movies
 from mmgenre.models.poster_model import PosterConfig, PosterModel
 
 _NORMALISATION = "normalisation.json"
@@ -81,9 +81,9 @@ class Clip(PosterModel):
         """The encoder's output as it is, shape (B, feature_dim)."""
         return maps
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Logits, shape (B, 9)."""
-        return self.head(self.dropout(self.features(batch)))
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits of features, shape (B, 9)."""
+        return self.head(self.dropout(features))
 
     def save_assets(self, directory: Path) -> None:
         """The backbone's config, and the normalisation."""

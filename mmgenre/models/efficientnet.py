@@ -69,9 +69,9 @@ class EfficientNet(ConvolutionalModel):
         """The mean over all positions, shape (B, feature_dim)."""
         return maps.mean((2, 3))
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Logits, shape (B, 9)."""
-        return self.head(self.dropout(self.features(batch)))
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits of features, shape (B, 9)."""
+        return self.head(self.dropout(features))
 
     def layers(self) -> nn.Module:
         """The stages under torchvision's names."""

@@ -21,10 +21,19 @@ class GenreModel(nn.Module):
 
     feature_dim: int
     encoder: Encoder
+    head: nn.Module
 
     @abstractmethod
     def features(self, batch: Batch) -> torch.Tensor:
         """What the head sees, shape (B, feature_dim)."""
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits of features, shape (B, 9)."""
+        return self.head(features)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits, shape (B, 9)."""
+        return self.classify(self.features(batch))
 
     def depth(self, parameter: str) -> int:
         """Layers above the one that a named parameter is in; 0 everywhere in models without a stack of layers."""

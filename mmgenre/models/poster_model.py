@@ -90,7 +90,6 @@ class PosterModel(GenreModel):
     """
 
     encoder: ImageEncoder
-    head: nn.Module
     pooling: str
 
     def __init__(self, config: PosterConfig, normalisation: Normalisation, stages: Sequence[nn.Module]):
@@ -151,10 +150,6 @@ class PosterModel(GenreModel):
         for stage in self.stages[self._num_frozen :]:
             values = stage(values)
         return self.pool(values)
-
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Logits, shape (B, 9)."""
-        return self.head(self.features(batch))
 
     def save_assets(self, directory: Path) -> None:
         """Nothing: the config says it all."""

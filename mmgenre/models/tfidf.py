@@ -126,6 +126,7 @@ class Tfidf(GenreModel):
     """Nine logistic regressions on TF-IDF rows; V terms are its features."""
 
     encoder: TermEncoder
+    head: nn.Linear
 
     def __init__(self, config: TfidfConfig, terms: list[str], idf: list[float]):
         super().__init__()
@@ -137,11 +138,11 @@ class Tfidf(GenreModel):
         """The TF-IDF rows themselves, shape (B, V), sparse."""
         return batch["terms"]
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Logits, shape (B, 9)."""
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits of TF-IDF rows, shape (B, 9)."""
         # Sparse products exist in fp32 only, and cost next to nothing.
         with torch.autocast(self.head.weight.device.type, enabled=False):
-            return self.features(batch) @ self.head.weight.T + self.head.bias
+            return features @ self.head.weight.T + self.head.bias
 
     def save_assets(self, directory: Path) -> None:
         """The terms and their inverse document frequencies."""

@@ -100,9 +100,9 @@ class Transformer(GenreModel):
                 return len(layers) - 1 - number
         return len(layers) if "embed" in parameter else 0
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Logits, shape (B, 9)."""
-        return self.head(self.dropout(self.features(batch)))
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits of features, shape (B, 9)."""
+        return self.head(self.dropout(features))
 
     def save_assets(self, directory: Path) -> None:
         """The tokenizer's files and the backbone's config."""
