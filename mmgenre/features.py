@@ -18,7 +18,7 @@ from mmgenre.batches import by_length
 from mmgenre.cluster import Accelerator
 from mmgenre.inference import MAX_TOKENS, Precision, actor_pool, autocast, to_device
 from mmgenre.manifest import Manifest, Recipe
-from mmgenre.models import Batch, Encoded, FamilyConfig, GenreModel, Movies
+from mmgenre.models import Batch, Encoded, Encoder, FamilyConfig, GenreModel, Movies, Part
 from mmgenre.progress import Progress
 from mmgenre.splits import Rows, Split, is_known, readable
 from mmgenre.streams import read, write
@@ -30,9 +30,9 @@ FEATURES = pa.schema(
         pa.field("status", pa.string(), nullable=False),
         pa.field("has_text", pa.bool_(), nullable=False),
         pa.field("has_image", pa.bool_(), nullable=False),
-        pa.field("shape", pa.list_(pa.int32()), nullable=False),
-        # fp16, the movie as it is and then its changed views, each of that shape.
-        pa.field("values", pa.binary(), nullable=False),
+        pa.field("shape", pa.list_(pa.int32())),
+        # fp16, the movie as it is and then its changed views, each of that shape; null where frozen layers see nothing.
+        pa.field("values", pa.binary()),
     ]
 )
 # Movies that an actor decodes together, and that one part holds.
@@ -151,14 +151,16 @@ class Freeze:
                 "status": pa.array(np.where(encoded.readable, "ok", "unreadable").tolist(), pa.string()),
                 "has_text": pa.array(encoded.has_text),
                 "has_image": pa.array(encoded.has_image),
-                "shape": pa.array([list(value.shape[1:]) for value in values], pa.list_(pa.int32())),
-                "values": pa.array([value.tobytes() for value in values], pa.binary()),
+                "shape": pa.array([value and list(value[0].shape) for value in values], pa.list_(pa.int32())),
+                "values": pa.array(
+                    [value and b"".join(view.tobytes() for view in value) for value in values], pa.binary()
+                ),
             },
             schema=FEATURES,
         )
 
-    def _values(self, encoded: Encoded, ids: list[str]) -> Iterator[np.ndarray]:
-        """Of each movie fp16, shape (V, ...)."""
+    def _values(self, encoded: Encoded, ids: list[str]) -> Iterator[list[np.ndarray] | None]:
+        """Of each movie its views, fp16; None where frozen layers see nothing."""
         views = [self._view(encoded)]
         for number in range(self._model.num_views):
             # The same views of the same movies, whichever actor computes them.
@@ -166,33 +168,48 @@ class Freeze:
             self._model.train()
             views.append(self._view(encoded))
             self._model.eval()
-        return (np.stack(values) for values in zip(*views, strict=True))
+        return (None if values[0] is None else list(values) for values in zip(*views, strict=True))
 
-    def _view(self, encoded: Encoded) -> list[np.ndarray]:
+    def _view(self, encoded: Encoded) -> list[Any]:
+        worth = np.flatnonzero(self._model.worth_freezing(encoded))
         found: list[Any] = [None] * len(encoded.lengths)
         with torch.no_grad(), autocast(self._device, self._precision):
-            for rows in by_length(encoded.lengths, MAX_TOKENS):
+            for places in by_length(encoded.lengths[worth], MAX_TOKENS):
+                rows = worth[places]
                 values = self._model.frozen(to_device(encoded.batch(rows), self._device)).half().cpu().numpy()
                 for row, value in zip(rows, values, strict=True):
                     found[row] = value
         return found
 
 
-def split_of(features: Table, rows: Rows, *, views: bool) -> Split:
-    """The movies of a split with their features in place of plots and posters.
+def split_of(features: Table, rows: Rows, live: Encoder | None, *, views: bool) -> Split:
+    """The movies of a split with their features in place of what frozen layers read of them.
 
     Args:
         features: of a dataset.
         rows: of the same dataset.
+        live: encodes what is read beside the features.
         views: whether changed views of a movie may stand for it.
     """
     found = features.read(filter=pc.is_in(pc.field("imdb_id"), rows.ids.combine_chunks())).sort_by("imdb_id")
-    shape = found["shape"][0].as_py()
-    values = np.concatenate(
-        [np.frombuffer(b"".join(chunk.to_pylist()), np.float16) for chunk in found["values"].chunks]
-    ).reshape(len(found), -1, *shape)
     has_text, has_image = (found[name].to_numpy() for name in ("has_text", "has_image"))
-    return readable(Encoded(has_text, has_image, (Frozen(values if views else values[:, :1]),)), rows.labels)
+    parts: tuple[Part, ...] = (Frozen(_values_in(found, views=views)),)
+    if live is not None:
+        parts = (*live.encode(rows.movies).parts, *parts)
+    return readable(Encoded(has_text, has_image, parts), rows.labels)
+
+
+def _values_in(found: pa.Table, *, views: bool) -> np.ndarray:
+    """Shape (N, V, ...), zero where frozen layers have seen nothing."""
+    known = np.flatnonzero(found["values"].is_valid().to_numpy())
+    if not len(known):
+        return np.zeros((len(found), 1, 1), np.float16)
+    shape = found["shape"][known[0]].as_py()
+    contents = found["values"].take(pa.array(known))
+    seen = np.stack([np.frombuffer(content.as_buffer(), np.float16).reshape(-1, *shape) for content in contents])
+    values = np.zeros((len(found), *(seen.shape[1:] if views else (1, *shape))), np.float16)
+    values[known] = seen if views else seen[:, :1]
+    return values
 
 
 def _digest(model: GenreModel) -> str:

@@ -54,7 +54,8 @@ class OptimizerConfig(Config):
 
     def _lr(self, model: GenreModel, parameter: str) -> float:
         """Source of the decay by layer: Clark et al. 2020, arXiv:2003.10555, appendix B."""
-        if parameter.startswith("head."):
+        # Towers of a fusion have heads of their own.
+        if "head" in parameter.split("."):
             return self.lr_head
         # Only a decay needs a stack of layers, which not every backbone has.
         decay = 1.0 if self.layer_decay == 1 else self.layer_decay ** model.depth(parameter)

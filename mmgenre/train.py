@@ -20,7 +20,7 @@ from mmgenre.cluster import Accelerator
 from mmgenre.errors import InputError
 from mmgenre.inference import predict_logits
 from mmgenre.manifest import Manifest, Output, Recipe
-from mmgenre.models import FittedAtOnce, GenreModel, ModelConfig, TrainedByGradient
+from mmgenre.models import FittedAtOnce, FusionConfig, GenreModel, ModelConfig, TrainedByGradient
 from mmgenre.progress import printed_lines
 from mmgenre.schema import MOVIES
 from mmgenre.splits import Rows, Split, encode, read_split
@@ -62,14 +62,16 @@ def train(config: TrainConfig) -> Manifest:
         InputError: no complete MOVIES table, too few rows, a model that cannot be built, or a used output.
     """
     table = Table(config.dataset, MOVIES)
+    towers = config.model.checkpoints if isinstance(config.model, FusionConfig) else {}
+    cards = {role: checkpoint.read_card(directory) for role, directory in towers.items()}
+    config = _resolved(config, cards)
+    inputs = {"dataset": table.manifest.fingerprint} | {role: card.weights_sha256 for role, card in cards.items()}
     settings = config.to_settings(without=("dataset", "output", "overwrite", "features", "max_failures", "accelerator"))
-    output = Output(
-        config.output, Recipe(job="train", settings=settings, inputs={"dataset": table.manifest.fingerprint}), _OWNED
-    )
+    output = Output(config.output, Recipe(job="train", settings=settings, inputs=inputs), _OWNED)
     found = output.begin(overwrite=config.overwrite, keep="unfinished")
     if found is not None:
         return found
-    fitted = _fit(config, output, table)
+    fitted = _fit(config, output, table, towers)
     card = _card(config, table, fitted.logits, fitted.labels)
     checkpoint.save(fitted.model, card, config.output)
     storage.write_bytes(output.path(_HISTORY), fitted.progress.model_dump_json(indent=2).encode())
@@ -97,10 +99,21 @@ class _Fitted:
     num_learned: int
 
 
-def _fit(config: TrainConfig, output: Output, table: Table) -> _Fitted:
+def _resolved(config: TrainConfig, cards: dict[str, Card]) -> TrainConfig:
+    """The same with the models that towers' checkpoints hold in place of the folders."""
+    if not isinstance(config.model, FusionConfig):
+        return config
+    return config.model_copy(
+        update={"model": config.model.resolved({role: card.model for role, card in cards.items()})}
+    )
+
+
+def _fit(config: TrainConfig, output: Output, table: Table, towers: dict[str, str]) -> _Fitted:
     if isinstance(config.model, FittedAtOnce):
         return _fit_at_once(config.model, table)
-    return _fit_by_gradient(config, config.model, output, table)
+    train_rows = read_split(table, "train", config.model, images=False)
+    model = _initial_model(config, output.path(_INITIAL), train_rows, towers)
+    return _fit_by_gradient(config, model, output, table)
 
 
 def _fit_at_once(family: FittedAtOnce, table: Table) -> _Fitted:
@@ -116,10 +129,9 @@ def _fit_task(family: FittedAtOnce, rows: Rows) -> GenreModel:
     return family.fit(rows.movies, rows.labels).eval()
 
 
-def _fit_by_gradient(config: TrainConfig, family: TrainedByGradient, output: Output, table: Table) -> _Fitted:
-    model = _initial_model(config.seed, family, output.path(_INITIAL), read_split(table, "train", family, images=False))
+def _fit_by_gradient(config: TrainConfig, model: GenreModel, output: Output, table: Table) -> _Fitted:
     cluster.connect()
-    splits = _splits(config, family, model, output, table)
+    splits = _splits(config, model, output, table)
     fit = FitConfig.model_validate({name: getattr(config, name) for name in FitConfig.model_fields})
     with printed_lines() as lines:
         task = Task(fit, absolute(output.path(_INITIAL)), ray.put(splits), absolute(output.path(_TENSORBOARD)), lines)
@@ -130,31 +142,38 @@ def _fit_by_gradient(config: TrainConfig, family: TrainedByGradient, output: Out
     return _Fitted(model.eval(), logits, splits["val"].labels, progress, len(splits["train"].labels))
 
 
-def _splits(
-    config: TrainConfig, family: TrainedByGradient, model: GenreModel, output: Output, table: Table
-) -> dict[str, Split]:
+def _splits(config: TrainConfig, model: GenreModel, output: Output, table: Table) -> dict[str, Split]:
     """Movies to learn from and to validate with, as the model or what of it is not frozen reads them."""
     if model.num_views and config.features == "none":
         raise InputError("features=none: model.augment.views are kept as features; give a folder, or leave views out")
     keeps = bool(model.frozen_modules) and config.features != "none"
-    rows = {split: read_split(table, split, family, images=not keeps) for split in ("train", "val")}
+    rows = {split: read_split(table, split, config.model, images=not keeps) for split in ("train", "val")}
     if not keeps:
         return {split: encode(model.encoder, found) for split, found in rows.items()}
     directory = config.features or output.path(_FEATURES)
     plan = features.Plan(directory, config.accelerator, config.precision, config.seed)
-    frozen = features.compute(model, family, table, output.path(_INITIAL), plan)
-    return {split: features.split_of(frozen, found, views=split == "train") for split, found in rows.items()}
+    frozen = features.compute(model, config.model, table, output.path(_INITIAL), plan)
+    return {
+        split: features.split_of(frozen, found, model.live_encoder, views=split == "train")
+        for split, found in rows.items()
+    }
 
 
-def _initial_model(seed: int, family: TrainedByGradient, directory: str, rows: Rows) -> GenreModel:
+def _initial_model(config: TrainConfig, directory: str, rows: Rows, towers: dict[str, str]) -> GenreModel:
     """The untrained model, kept in a checkpoint: all workers, and the same training started again, begin with it.
 
     Built once, here, so that weights are fetched once and what cannot be had is said before workers start.
     """
     if CARD in storage.names_in(directory):
         return checkpoint.load(directory)[1]
-    torch.manual_seed(seed)
-    model = family.build(rows.movies)
+    torch.manual_seed(config.seed)
+    family = config.model
+    if isinstance(family, FusionConfig):
+        trained = {role: checkpoint.load(tower)[1] for role, tower in towers.items()}
+        model: GenreModel = family.join(trained, rows.movies)
+    else:
+        assert isinstance(family, TrainedByGradient)  # noqa: S101 - those fitted at once do not come here
+        model = family.build(rows.movies)
     checkpoint.save(model, Card.model_validate({"model": family}), directory)
     return model
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from mmgenre.config import Config
-from mmgenre.models.movies import Batch, Encoder, Movies
+from mmgenre.models.movies import Batch, Encoded, Encoder, Movies
 
 
 class GenreModel(nn.Module):
@@ -43,6 +43,15 @@ class GenreModel(nn.Module):
     def frozen_modules(self) -> dict[str, nn.Module]:
         """What `frozen` computes with, by name; none: there is nothing that is worth to be kept."""
         return {}
+
+    @property
+    def live_encoder(self) -> Encoder | None:
+        """Of what the model still reads of a movie beside what `frozen` has made of it; None where that is nothing."""
+        return None
+
+    def worth_freezing(self, movies: Encoded) -> np.ndarray:
+        """Shape (N,): of which movies `frozen` says anything."""
+        return movies.readable
 
     @property
     def num_views(self) -> int:

@@ -1,0 +1,397 @@
+"""A text tower and an image tower joined: by their features, by gates, or by their logits; either may be missing.
+
+Sources: Arevalo et al. 2017, arXiv:1702.01992 (gated multimodal unit); Neverova et al. 2016 (modality dropout).
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from mmgenre.config import Config
+from mmgenre.errors import InputError
+from mmgenre.genres import GENRES
+from mmgenre.models.bilstm import BilstmConfig
+from mmgenre.models.clip import ClipConfig
+from mmgenre.models.efficientnet import EfficientNetConfig
+from mmgenre.models.genre_model import FamilyConfig, GenreModel, TrainedByGradient
+from mmgenre.models.movies import Batch, Encoded, Encoder, Movies
+from mmgenre.models.tfidf import TfidfConfig
+from mmgenre.models.transformer import TransformerConfig
+from mmgenre.models.vgg import VggConfig
+
+ROLES = ("text", "image")
+
+
+class Tower(Config):
+    """One of the two models that are joined."""
+
+    checkpoint: str | None = Field(None, description="folder of a trained model that is gone on from")
+    frozen: bool = Field(False, description="stays as it is, but for what joins the towers")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        model = getattr(self, "model", None)
+        if (self.checkpoint is None) == (model is None):
+            raise ValueError("give checkpoint=DIR of a trained model, or model, and not both")
+        return self
+
+
+class TextTower(Tower):
+    """The model that reads the plot."""
+
+    model: Annotated[TfidfConfig | BilstmConfig | TransformerConfig, Field(discriminator="family")] | None = None
+
+
+class ImageTower(Tower):
+    """The model that reads the poster."""
+
+    model: Annotated[VggConfig | EfficientNetConfig | ClipConfig, Field(discriminator="family")] | None = None
+
+
+class FusionConfig(TrainedByGradient):
+    """Two towers and what joins them."""
+
+    # Whether features are joined, and not logits alone.
+    joins_features: ClassVar[bool] = True
+    family: str
+    text: TextTower
+    image: ImageTower
+    modality_dropout: float = Field(
+        0.3, ge=0, le=1, description="share of the movies with plot and poster of which one is hidden while learning"
+    )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the two towers read of a movie."""
+        return tuple(column for tower in self.towers.values() for column in _model_of(tower).columns)
+
+    @property
+    def towers(self) -> dict[str, TextTower | ImageTower]:
+        """By role."""
+        return {"text": self.text, "image": self.image}
+
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """Folders of the towers that are trained already, by role."""
+        return {role: tower.checkpoint for role, tower in self.towers.items() if tower.checkpoint is not None}
+
+    def resolved(self, models: Mapping[str, FamilyConfig]) -> Self:
+        """The same with the models that the checkpoints hold, by role, in place of the folders.
+
+        Raises:
+            InputError: a checkpoint is not of a model for that role.
+        """
+        found: dict[str, Any] = {}
+        for role, tower in self.towers.items():
+            if role not in models:
+                found[role] = tower
+                continue
+            settings = tower.to_settings(without=("checkpoint",)) | {"model": models[role].to_settings()}
+            found[role] = type(tower).parse(settings, where=f"model.{role}.checkpoint {tower.checkpoint}")
+        return self.model_copy(update=found)
+
+    def build(self, movies: Movies) -> "Fusion":
+        """A model ready to be trained, both of its towers built anew."""
+        return self.join({}, movies)
+
+    def join(self, trained: Mapping[str, GenreModel], movies: Movies) -> "Fusion":
+        """A model ready to be trained.
+
+        Args:
+            trained: towers by role.
+            movies: of the training split, for what the other towers learn from them beforehand.
+
+        Raises:
+            InputError: a tower cannot be built, or its features cannot be joined.
+        """
+        if self.joins_features and isinstance(self.text.model, TfidfConfig):
+            raise InputError(f"model.text: tfidf has no features that {self.family} could join; take late_fusion")
+        towers = {role: trained[role] if role in trained else self._built(role, movies) for role in ROLES}
+        return Fusion(self, towers["text"], towers["image"])
+
+    def restore(self, assets: Path) -> "Fusion":
+        """The model's structure from a checkpoint's assets; its weights are loaded afterwards."""
+        towers = {role: _model_of(tower).restore(assets / role) for role, tower in self.towers.items()}
+        return Fusion(self, towers["text"], towers["image"])
+
+    @abstractmethod
+    def joint(self, text_dim: int, image_dim: int) -> nn.Module:
+        """What makes logits of two `Seen`, given the sizes of their features."""
+
+    def _built(self, role: str, movies: Movies) -> GenreModel:
+        model = _model_of(self.towers[role])
+        if not isinstance(model, TrainedByGradient):
+            raise InputError(f"model.{role}.model: {model.family} is fitted at once; train it, and give its checkpoint")
+        return model.build(movies)
+
+
+def _model_of(tower: TextTower | ImageTower) -> Any:
+    assert tower.model is not None, "resolved() first"  # noqa: S101 - a caller's duty
+    return tower.model
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the towers make of B movies.
+
+    Args:
+        text: features of the plots, shape (B, D), zero where there is none; None where logits alone are joined.
+        image: features of the posters, shape (B, E), in the same way.
+        text_logits: of the text tower, shape (B, 9), zero where there is no plot.
+        image_logits: of the image tower, shape (B, 9), zero where there is no poster.
+        has_text: shape (B, 1), 0 or 1.
+        has_image: shape (B, 1), 0 or 1.
+    """
+
+    text: Any
+    image: Any
+    text_logits: torch.Tensor
+    image_logits: torch.Tensor
+    has_text: torch.Tensor
+    has_image: torch.Tensor
+
+    @property
+    def mean_logits(self) -> torch.Tensor:
+        """The mean of the logits that there are: where the joint learning begins."""
+        return (self.text_logits + self.image_logits) / (self.has_text + self.has_image).clamp(min=1)
+
+
+class ConcatFusionConfig(FusionConfig):
+    """Features of both towers side by side, and an MLP that corrects the mean of their logits."""
+
+    family: Literal["concat_fusion"] = "concat_fusion"
+    hidden: int = Field(256, ge=1, description="units of the MLP")
+    dropout: float = Field(0.3, ge=0, lt=1, description="of the features, and in the MLP")
+
+    def joint(self, text_dim: int, image_dim: int) -> nn.Module:
+        """An MLP on both features."""
+        return _Concatenated(self, text_dim + image_dim)
+
+
+class GatedFusionConfig(FusionConfig):
+    """A gate for each unit that says how much of it comes from the plot, and how much from the poster."""
+
+    family: Literal["gated_fusion"] = "gated_fusion"
+    hidden: int = Field(256, ge=1, description="units")
+    dropout: float = Field(0.3, ge=0, lt=1, description="of the units")
+
+    def joint(self, text_dim: int, image_dim: int) -> nn.Module:
+        """A gated multimodal unit."""
+        return _Gated(self, text_dim, image_dim)
+
+
+class LateFusionConfig(FusionConfig):
+    """The logits of both towers, weighted for each genre; alone, each is left as it is."""
+
+    joins_features = False
+    family: Literal["late_fusion"] = "late_fusion"
+
+    def joint(self, text_dim: int, image_dim: int) -> nn.Module:
+        """Two weights and a bias for each genre."""
+        return _Weighted()
+
+
+class _Concatenated(nn.Module):
+    def __init__(self, config: ConcatFusionConfig, dim: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Dropout(config.dropout),
+            nn.Linear(dim + 2, config.hidden),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            _silent(config.hidden),
+        )
+
+    def forward(self, seen: Seen) -> torch.Tensor:
+        """Logits, shape (B, 9)."""
+        joined = torch.cat([seen.text, seen.image, seen.has_text, seen.has_image], 1)
+        return seen.mean_logits + self.layers(joined)
+
+
+class _Gated(nn.Module):
+    def __init__(self, config: GatedFusionConfig, text_dim: int, image_dim: int):
+        super().__init__()
+        self.text, self.image = nn.Linear(text_dim, config.hidden), nn.Linear(image_dim, config.hidden)
+        self.gate = nn.Linear(text_dim + image_dim, config.hidden)
+        self.out = nn.Sequential(nn.Dropout(config.dropout), _silent(config.hidden))
+
+    def forward(self, seen: Seen) -> torch.Tensor:
+        """Logits, shape (B, 9)."""
+        gate = torch.sigmoid(self.gate(torch.cat([seen.text, seen.image], 1)))
+        # With one of the two alone there is nothing to choose.
+        gate = torch.where(seen.has_image == 0, 1.0, torch.where(seen.has_text == 0, 0.0, gate))
+        joined = gate * torch.tanh(self.text(seen.text)) + (1 - gate) * torch.tanh(self.image(seen.image))
+        return seen.mean_logits + self.out(joined)
+
+
+class _Weighted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.full((2, len(GENRES)), 0.5))
+        self.bias = nn.Parameter(torch.zeros(len(GENRES)))
+
+    def forward(self, seen: Seen) -> torch.Tensor:
+        """Logits, shape (B, 9)."""
+        weighted = self.weights[0] * seen.text_logits + self.weights[1] * seen.image_logits + self.bias
+        return torch.where(seen.has_text * seen.has_image == 1, weighted, seen.mean_logits)
+
+
+def _silent(dim: int) -> nn.Linear:
+    """A last layer that says nothing until it has learned something."""
+    layer = nn.Linear(dim, len(GENRES))
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class FusionEncoder:
+    """Encodes plots and posters, each by the encoder of its tower.
+
+    Args:
+        text: the text tower's.
+        image: the image tower's.
+    """
+
+    def __init__(self, text: Encoder, image: Encoder):
+        self._text, self._image = text, image
+
+    def encode(self, movies: Movies) -> Encoded:
+        """Both kinds of input of all movies."""
+        text, image = self._text.encode(movies), self._image.encode(movies)
+        return Encoded(text.has_text, image.has_image, text.parts + image.parts)
+
+
+class Fusion(GenreModel):
+    """Two towers, and what joins what they make of a movie.
+
+    Args:
+        config: which towers stay as they are, and how they are joined.
+        text: reads plots.
+        image: reads posters.
+    """
+
+    encoder: FusionEncoder
+
+    def __init__(self, config: FusionConfig, text: GenreModel, image: GenreModel):
+        super().__init__()
+        self.encoder = FusionEncoder(text.encoder, image.encoder)
+        self.text, self.image = text, image
+        dims = [tower.feature_dim for tower in (text, image)] if config.joins_features else [len(GENRES)] * 2
+        self.feature_dim = sum(dims)
+        self.head = config.joint(text.feature_dim, image.feature_dim)
+        self._config = config
+        self._frozen = {role for role, tower in config.towers.items() if tower.frozen}
+        self._all_frozen = self._frozen == set(ROLES)
+        self._modality_dropout = config.modality_dropout
+        for role in self._frozen:
+            self.get_submodule(role).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, but for frozen towers, whose dropout must not change what they see."""
+        super().train(mode)
+        for role in self._frozen:
+            self.get_submodule(role).eval()
+        return self
+
+    @property
+    def frozen_modules(self) -> dict[str, nn.Module]:
+        """Both towers where both are frozen, else what is frozen of the image tower."""
+        if self._all_frozen:
+            return dict(self._towers)
+        return self.image.frozen_modules
+
+    @property
+    def frozen_settings(self) -> dict[str, Any]:
+        """Those of the image tower, and with it the text tower where both are frozen."""
+        text = _model_of(self._config.text).to_settings() if self._all_frozen else None
+        return {"text": text, "image": self.image.frozen_settings}
+
+    @property
+    def num_views(self) -> int:
+        """Changed views of each poster."""
+        return self.image.num_views
+
+    @property
+    def live_encoder(self) -> Encoder | None:
+        """The text tower's, unless all is frozen."""
+        return None if self._all_frozen else self.text.encoder
+
+    def worth_freezing(self, movies: Encoded) -> np.ndarray:
+        """Movies with a poster, unless all is frozen."""
+        return movies.readable if self._all_frozen else movies.has_image
+
+    def frozen(self, batch: Batch) -> torch.Tensor:
+        """Features or logits of both towers, or what the image tower's frozen layers make of the posters."""
+        if not self._all_frozen:
+            return self.image.frozen(batch)
+        with torch.no_grad():
+            found = [tower.features(batch) for tower in self._towers.values()]
+            if not self._config.joins_features:
+                found = [tower.classify(one) for tower, one in zip(self._towers.values(), found, strict=True)]
+            return torch.cat(found, 1)
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """What is joined, side by side, zero where there is nothing to see, shape (B, feature_dim)."""
+        seen = self._see(batch)
+        joined = [seen.text, seen.image] if self._config.joins_features else [seen.text_logits, seen.image_logits]
+        return torch.cat(joined, 1)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits, shape (B, 9)."""
+        return self.head(self._see(batch))
+
+    def depth(self, parameter: str) -> int:
+        """As the parameter's tower counts."""
+        role, _, rest = parameter.partition(".")
+        return self._towers[role].depth(rest) if role in ROLES else 0
+
+    def save_assets(self, directory: Path) -> None:
+        """The towers' assets, each in a folder of its own."""
+        for role, tower in self._towers.items():
+            (directory / role).mkdir()
+            tower.save_assets(directory / role)
+
+    @property
+    def _towers(self) -> dict[str, GenreModel]:
+        return {"text": self.text, "image": self.image}
+
+    def _see(self, batch: Batch) -> Seen:
+        has_text, has_image = self._kept(batch["has_text"], batch["has_image"])
+        text, image, text_logits, image_logits = self._made_of(batch)
+        return Seen(
+            text=text * has_text if self._config.joins_features else None,
+            image=image * has_image if self._config.joins_features else None,
+            text_logits=text_logits * has_text,
+            image_logits=image_logits * has_image,
+            has_text=has_text,
+            has_image=has_image,
+        )
+
+    def _made_of(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Features of text and image, logits of text and image; kept logits stand for the features, too."""
+        if not (self._all_frozen and "frozen" in batch):
+            text, image = self.text.features(batch), self.image.features(batch)
+        elif self._config.joins_features:
+            text, image = batch["frozen"].split([self.text.feature_dim, self.image.feature_dim], 1)
+        else:
+            text, image = batch["frozen"].split(len(GENRES), 1)
+            return text, image, text, image
+        return text, image, self.text.classify(text), self.image.classify(image)
+
+    def _kept(self, has_text: torch.Tensor, has_image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What may be seen, shape (B, 1), 0 or 1; in training the plot or the poster of some movies is hidden."""
+        has_text, has_image = has_text.float().unsqueeze(1), has_image.float().unsqueeze(1)
+        if not self.training:
+            return has_text, has_image
+        chance = torch.rand_like(has_text)
+        both = has_text * has_image
+        hides_text = both * (chance < self._modality_dropout / 2)
+        hides_image = both * (chance > 1 - self._modality_dropout / 2)
+        return has_text * (1 - hides_text), has_image * (1 - hides_image)

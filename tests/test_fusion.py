@@ -1,0 +1,279 @@
+"""Two towers joined: what each of them sees, what one of them alone gives, and what is learned."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+
+from mmgenre.errors import InputError
+from mmgenre.genres import GENRES
+from mmgenre.inference import predict_logits
+from mmgenre.models.bilstm import BilstmConfig
+from mmgenre.models.fusion import ConcatFusionConfig, GatedFusionConfig, LateFusionConfig
+from mmgenre.models.movies import Movies
+from mmgenre.models.tfidf import TfidfConfig
+from mmgenre.models.vgg import VggConfig
+from mmgenre.predict import TagConfig, tag
+from mmgenre.schema import MOVIES as MOVIES_SCHEMA
+from mmgenre.schema import PREDICTIONS, per_genre
+from mmgenre.tables import Table
+from mmgenre.train import TrainConfig, train
+
+CPU = torch.device("cpu")
+PLOTS = [
+    "Two ghosts haunt the old house.",
+    "A ghost kisses a robot.",
+    "Robots and the robots' revenge!",
+    None,
+    "House.",
+]
+TEXT = {"model": {"family": "bilstm", "vector_size": 8, "hidden": 5, "dropout": 0.0}}
+IMAGE = {"model": {"family": "vgg", "weights": "none", "head": "light", "height": 32, "width": 32, "augment": None}}
+FAMILIES = {
+    config.model_fields["family"].default: config
+    for config in (ConcatFusionConfig, GatedFusionConfig, LateFusionConfig)
+}
+
+
+def poster(seed):
+    content = io.BytesIO()
+    values = np.random.default_rng(seed).integers(0, 255, (40, 30, 3), np.uint8)
+    Image.fromarray(values).save(content, "JPEG")
+    return content.getvalue()
+
+
+# Both, both, a plot, a poster, a plot and a broken poster.
+MOVIES = Movies([None] * 5, PLOTS, [poster(0), poster(1), None, poster(3), b"broken"])
+BOTH, PLOT_ONLY, POSTER_ONLY = [0, 1], [2, 4], [3]
+
+
+def build(family, **settings):
+    torch.manual_seed(0)
+    model = FAMILIES[family].model_validate({"text": TEXT, "image": IMAGE} | settings).build(MOVIES)
+    # As if it had learned: what joins the towers begins silent.
+    for value in model.head.parameters():
+        torch.nn.init.normal_(value, std=0.3)
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request):
+    return build(request.param)
+
+
+def logits_of(model, movies):
+    return predict_logits(model, model.encoder.encode(movies), CPU, "fp32")
+
+
+def only(movies, *, plots=False, images=False):
+    unknown = [None] * len(movies)
+    return Movies(unknown, movies.plots if plots else unknown, movies.images if images else unknown)
+
+
+def test_each_movie_is_known_by_what_can_be_read_of_it(model):
+    encoded = model.encoder.encode(MOVIES)
+
+    assert encoded.has_text.tolist() == [True, True, True, False, True]
+    assert encoded.has_image.tolist() == [True, True, False, True, False]
+    assert set(encoded.batch(np.arange(5))) >= {"input_ids", "pixels", "has_text", "has_image"}
+
+
+def test_logits_are_one_for_each_genre_whatever_is_missing(model):
+    together = logits_of(model, MOVIES)
+
+    assert together.shape == (5, len(GENRES))
+    assert np.isfinite(together).all()
+    for row in range(5):
+        alone = Movies([None], [MOVIES.plots[row]], [MOVIES.images[row]])
+        assert together[row] == pytest.approx(logits_of(model, alone)[0], abs=1e-4)
+
+
+def test_what_is_missing_is_as_if_it_had_never_been_there(model):
+    logits = logits_of(model, MOVIES)
+
+    assert logits[PLOT_ONLY] == pytest.approx(logits_of(model, only(MOVIES, plots=True))[PLOT_ONLY], abs=1e-5)
+    assert logits[POSTER_ONLY] == pytest.approx(logits_of(model, only(MOVIES, images=True))[POSTER_ONLY], abs=1e-5)
+    assert np.abs(logits[BOTH] - logits_of(model, only(MOVIES, plots=True))[BOTH]).max() > 1e-3
+    assert np.abs(logits[BOTH] - logits_of(model, only(MOVIES, images=True))[BOTH]).max() > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_learning_begins_with_the_mean_of_the_towers(family):
+    model = FAMILIES[family].model_validate({"text": TEXT, "image": IMAGE}).build(MOVIES).eval()
+
+    text, image = logits_of(model.text, MOVIES), logits_of(model.image, MOVIES)
+
+    found = logits_of(model, MOVIES)
+    assert found[BOTH] == pytest.approx((text + image)[BOTH] / 2, abs=1e-4)
+    assert found[PLOT_ONLY] == pytest.approx(text[PLOT_ONLY], abs=1e-4)
+    assert found[POSTER_ONLY] == pytest.approx(image[POSTER_ONLY], abs=1e-4)
+
+
+def test_late_fusion_leaves_a_tower_alone_as_it_is():
+    model = build("late_fusion")
+
+    assert logits_of(model, MOVIES)[PLOT_ONLY] == pytest.approx(logits_of(model.text, MOVIES)[PLOT_ONLY], abs=1e-4)
+    assert logits_of(model, MOVIES)[POSTER_ONLY] == pytest.approx(logits_of(model.image, MOVIES)[POSTER_ONLY], abs=1e-4)
+
+
+@pytest.mark.parametrize(("dropout", "hidden"), [(0.0, 0), (1.0, 100), (0.5, 50)])
+def test_modality_dropout_hides_one_of_two_and_never_the_only_one(dropout, hidden):
+    model = build("concat_fusion", modality_dropout=dropout).train()
+    has_text, has_image = torch.tensor([True] * 100 + [True, False]), torch.tensor([True] * 100 + [False, True])
+
+    text, image = model._kept(has_text, has_image)
+
+    assert ((text + image)[:100] == 1).sum().item() == pytest.approx(hidden, abs=20 if 0 < hidden < 100 else 0)
+    assert ((text + image) >= 1).all()
+    assert (text[100].item(), image[101].item()) == (1, 1)
+    if dropout:
+        assert 0 < (text[:100] == 0).sum() < 100
+    text, image = model.eval()._kept(has_text, has_image)
+    assert (text[:101] == 1).all()
+
+
+@pytest.mark.parametrize("frozen", [(), ("text",), ("image",), ("text", "image")])
+def test_frozen_towers_stay_and_all_else_gets_a_gradient(model, frozen):
+    settings = {"text": TEXT | {"frozen": "text" in frozen}, "image": IMAGE | {"frozen": "image" in frozen}}
+    built = build(type(model._config).model_fields["family"].default, **settings).train()
+
+    built(built.encoder.encode(MOVIES).batch(np.arange(5))).square().sum().backward()
+
+    learned = {name for name, value in built.named_parameters() if value.grad is not None}
+    wanted = {name for name, value in built.named_parameters() if value.requires_grad}
+    assert learned == wanted
+    assert {name.partition(".")[0] for name in learned} == {"head", "text", "image"} - set(frozen)
+
+
+@pytest.mark.parametrize("frozen", [("image",), ("text", "image")])
+def test_frozen_features_give_the_logits_that_computing_them_anew_gives(model, frozen):
+    settings = {"text": TEXT | {"frozen": "text" in frozen}, "image": IMAGE | {"frozen": "image" in frozen}}
+    built = build(type(model._config).model_fields["family"].default, **settings)
+    encoded = built.encoder.encode(MOVIES)
+    batch = encoded.batch(np.arange(5))
+
+    with torch.inference_mode():
+        kept = {name: value for name, value in batch.items() if name not in ("pixels", *unread(built))}
+        from_features = built(kept | {"frozen": built.frozen(batch)})
+        torch.testing.assert_close(from_features, built(batch))
+    assert (built.live_encoder is None) == (len(frozen) == 2)
+    assert built.worth_freezing(encoded).tolist() == [True, True, len(frozen) == 2, True, len(frozen) == 2]
+
+
+def unread(model):
+    """Inputs that no layer reads once the frozen ones have."""
+    return ("input_ids", "attention_mask") if model.live_encoder is None else ()
+
+
+def test_a_restored_model_gives_the_same_logits(model, tmp_path):
+    model.save_assets(tmp_path)
+    restored = model._config.restore(tmp_path).eval()
+    restored.load_state_dict(model.state_dict())
+
+    assert logits_of(restored, MOVIES) == pytest.approx(logits_of(model, MOVIES), abs=1e-6)
+
+
+def test_rates_of_heads_are_for_the_heads_of_towers_too(model):
+    assert model.depth("text.vectors.weight") == 0
+    assert model.depth("image.stages.0.0.weight") == 4
+    assert model.depth("head.bias") == 0
+
+
+def test_trained_towers_are_joined_with_their_weights():
+    text = BilstmConfig(vector_size=8, hidden=5).build(MOVIES)
+    config = LateFusionConfig.model_validate({"text": {"checkpoint": "some/folder"}, "image": IMAGE})
+
+    resolved = config.resolved({"text": BilstmConfig(vector_size=8, hidden=5)})
+    model = resolved.join({"text": text}, MOVIES)
+
+    assert config.checkpoints == {"text": "some/folder"}
+    assert resolved.checkpoints == {}
+    assert resolved.columns == ("plot", "image")
+    assert model.text is text
+    assert isinstance(model.image, torch.nn.Module)
+
+
+def test_a_checkpoint_of_the_other_kind_is_a_mistake():
+    config = LateFusionConfig.model_validate({"text": {"checkpoint": "some/folder"}, "image": IMAGE})
+
+    with pytest.raises(InputError, match=r"model\.text\.checkpoint some/folder: .*'vgg'"):
+        config.resolved({"text": VggConfig()})
+
+
+def test_a_tower_has_one_origin():
+    for tower in ({}, TEXT | {"checkpoint": "some/folder"}):
+        with pytest.raises(ValidationError, match="give checkpoint=DIR of a trained model, or model, and not both"):
+            LateFusionConfig.model_validate({"text": tower, "image": IMAGE})
+
+
+def test_what_is_fitted_at_once_comes_from_a_checkpoint():
+    config = LateFusionConfig.model_validate({"text": {"model": {"family": "tfidf"}}, "image": IMAGE})
+
+    with pytest.raises(
+        InputError, match=r"model\.text\.model: tfidf is fitted at once; train it, and give its checkpoint"
+    ):
+        config.build(MOVIES)
+    with pytest.raises(InputError, match=r"model\.text: tfidf has no features that concat_fusion could join"):
+        ConcatFusionConfig.model_validate({"text": {"model": {"family": "tfidf"}}, "image": IMAGE}).build(MOVIES)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_tfidf_is_fused_by_its_logits(frozen):
+    labels = np.eye(5, 9, dtype=np.float32)
+    text = TfidfConfig(min_df=1).fit(Movies.of_plots([plot or "" for plot in PLOTS]), labels)
+    settings = {"text": {"checkpoint": "a", "frozen": frozen}, "image": IMAGE | {"frozen": frozen}}
+    config = LateFusionConfig.model_validate(settings).resolved({"text": TfidfConfig(min_df=1)})
+    model = config.join({"text": text}, MOVIES).eval()
+
+    batch = model.encoder.encode(MOVIES).batch(np.arange(5))
+
+    assert logits_of(model, MOVIES)[PLOT_ONLY] == pytest.approx(logits_of(text.eval(), MOVIES)[PLOT_ONLY], abs=1e-5)
+    assert model.features(batch).shape == (5, model.feature_dim) == (5, 18)
+    if frozen:
+        torch.testing.assert_close(model(batch | {"frozen": model.frozen(batch)}), model(batch))
+
+
+# On Ray: features of posters kept, plots read anew
+
+RANDOM = np.random.default_rng(0)
+WORDS = ["chase", "kiss", "ghost", "robot", "heist", "joke", "tears", "island", "stalker"]
+SPLITS = ["train"] * 60 + ["val"] * 30 + ["test"] * 10
+GENRE = RANDOM.integers(0, 9, len(SPLITS))
+
+
+def known_of(row):
+    """What the movie in a row has: both, one of them, a broken poster beside a plot, or a broken poster alone."""
+    plot = f"Somebody meets a {WORDS[GENRE[row]]} somewhere far away." if row % 7 not in (3, 6) else None
+    image = {5: None, 4: b"broken", 6: b"broken"}.get(row % 7, poster(int(GENRE[row])))
+    return plot, image
+
+
+@pytest.fixture(scope="module")
+def movies(tmp_path_factory, write_table):
+    plots, images = zip(*map(known_of, range(len(SPLITS))), strict=True)
+    columns = [[f"tt{row:07}" for row in range(len(SPLITS))], SPLITS, ["A title"] * len(SPLITS), plots, images]
+    columns.append(per_genre(np.eye(9, dtype=np.float32)[GENRE]))
+    folder = tmp_path_factory.mktemp("movies") / "movies"
+    return write_table(folder, MOVIES_SCHEMA, dict(zip(MOVIES_SCHEMA.names, columns, strict=True)))
+
+
+def test_a_fusion_is_trained_and_tags_with_what_there_is(local_ray, movies, tmp_path):
+    text = {"model": TEXT["model"] | {"hidden": 20}}
+    settings = {"model": {"family": "gated_fusion", "text": text, "image": IMAGE}}
+    settings |= {"optimizer": {"lr_backbone": 1e-2, "lr_head": 1e-2}, "epochs": 10, "patience": 10, "batch_size": 8}
+    checkpoint, tags = str(tmp_path / "fusion"), str(tmp_path / "tags")
+
+    manifest = train(TrainConfig.parse({"dataset": movies, "output": checkpoint} | settings, "test"))
+    tag(TagConfig(checkpoint=checkpoint, movies=movies, output=tags))
+
+    # A movie of which nothing but a broken poster is known cannot be learned from.
+    assert manifest.statuses == {"train": 52, "val": 26}
+    assert manifest.notes["val"]["mean_average_precision"] > 0.5
+    rows = Table(tags, PREDICTIONS).read().sort_by("imdb_id").to_pylist()
+    expected = {3: "poster_only", 4: "text_only", 5: "text_only", 6: "error"}
+    assert [row["status"] for row in rows] == [expected.get(row % 7, "text_and_poster") for row in range(len(SPLITS))]
+    broken = "the poster is not an image that can be decoded"
+    assert [row["detail"] for row in rows] == [broken if row % 7 in (4, 6) else None for row in range(len(SPLITS))]
