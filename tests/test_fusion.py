@@ -163,6 +163,15 @@ def test_frozen_features_give_the_logits_that_computing_them_anew_gives(model, f
     assert built.worth_freezing(encoded).tolist() == [True, True, len(frozen) == 2, True, len(frozen) == 2]
 
 
+def test_kept_logits_are_not_taken_for_kept_features():
+    frozen = {"text": TEXT | {"frozen": True}, "image": IMAGE | {"frozen": True}}
+
+    late, gated, concatenated = (build(name, **frozen) for name in ("late_fusion", "gated_fusion", "concat_fusion"))
+
+    assert late.frozen_settings != gated.frozen_settings
+    assert concatenated.frozen_settings == gated.frozen_settings
+
+
 def unread(model):
     """Inputs that no layer reads once the frozen ones have."""
     return ("input_ids", "attention_mask") if model.live_encoder is None else ()

@@ -283,21 +283,19 @@ class Fusion(GenreModel):
         super().__init__()
         self.encoder = FusionEncoder(text.encoder, image.encoder)
         self.text, self.image = text, image
-        dims = [tower.feature_dim for tower in (text, image)] if config.joins_features else [len(GENRES)] * 2
-        self.feature_dim = sum(dims)
+        self.feature_dim = text.feature_dim + image.feature_dim if config.joins_features else 2 * len(GENRES)
         self.head = config.joint(text.feature_dim, image.feature_dim)
         self._config = config
         self._frozen = {role for role, tower in config.towers.items() if tower.frozen}
         self._all_frozen = self._frozen == set(ROLES)
-        self._modality_dropout = config.modality_dropout
         for role in self._frozen:
-            self.get_submodule(role).requires_grad_(False)
+            self._towers[role].requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode, but for frozen towers, whose dropout must not change what they see."""
         super().train(mode)
         for role in self._frozen:
-            self.get_submodule(role).eval()
+            self._towers[role].eval()
         return self
 
     @property
@@ -309,9 +307,10 @@ class Fusion(GenreModel):
 
     @property
     def frozen_settings(self) -> dict[str, Any]:
-        """Those of the image tower, and with it the text tower where both are frozen."""
+        """Those of the image tower, and where both are frozen the text tower's, and whether features are kept."""
         text = _model_of(self._config.text).to_settings() if self._all_frozen else None
-        return {"text": text, "image": self.image.frozen_settings}
+        kept = self._config.joins_features if self._all_frozen else None
+        return {"text": text, "image": self.image.frozen_settings, "joins_features": kept}
 
     @property
     def num_views(self) -> int:
@@ -392,6 +391,6 @@ class Fusion(GenreModel):
             return has_text, has_image
         chance = torch.rand_like(has_text)
         both = has_text * has_image
-        hides_text = both * (chance < self._modality_dropout / 2)
-        hides_image = both * (chance > 1 - self._modality_dropout / 2)
+        hides_text = both * (chance < self._config.modality_dropout / 2)
+        hides_image = both * (chance > 1 - self._config.modality_dropout / 2)
         return has_text * (1 - hides_text), has_image * (1 - hides_image)
