@@ -14,9 +14,8 @@ import torch
 
 import mmgenre
 from mmgenre import checkpoint, cluster, storage
-from mmgenre.batches import by_length
 from mmgenre.cluster import Accelerator
-from mmgenre.inference import MAX_TOKENS, Precision, actor_pool, autocast, to_device
+from mmgenre.inference import Precision, actor_pool, outputs
 from mmgenre.manifest import Manifest, Recipe
 from mmgenre.models import Batch, Encoded, Encoder, FamilyConfig, GenreModel, Movies, Part
 from mmgenre.progress import Progress
@@ -173,12 +172,9 @@ class Freeze:
     def _view(self, encoded: Encoded) -> list[Any]:
         worth = np.flatnonzero(self._model.worth_freezing(encoded))
         found: list[Any] = [None] * len(encoded.lengths)
-        with torch.no_grad(), autocast(self._device, self._precision):
-            for places in by_length(encoded.lengths[worth], MAX_TOKENS):
-                rows = worth[places]
-                values = self._model.frozen(to_device(encoded.batch(rows), self._device)).half().cpu().numpy()
-                for row, value in zip(rows, values, strict=True):
-                    found[row] = value
+        for places, values in outputs(self._model.frozen, encoded.take(worth), self._device, self._precision):
+            for row, value in zip(worth[places], values.half().cpu().numpy(), strict=True):
+                found[row] = value
         return found
 
 

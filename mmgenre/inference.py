@@ -1,6 +1,6 @@
 """Logits of many movies: what validation, tagging and serving share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from mmgenre.models import Batch, Encoded
 
 Precision = Literal["auto", "fp32", "bf16"]
 # Padded tokens computed at once: enough to fill two cores or a GPU, few enough for any memory.
-MAX_TOKENS = 16_384
+_MAX_TOKENS = 16_384
 
 
 def predict_logits(
@@ -31,10 +31,19 @@ def predict_logits(
         precision: see autocast.
     """
     logits = np.zeros((len(movies.lengths), len(GENRES)), np.float32)
-    with torch.inference_mode(), autocast(device, precision):
-        for rows in by_length(movies.lengths, MAX_TOKENS):
-            logits[rows] = model(to_device(movies.batch(rows), device)).float().cpu().numpy()
+    for rows, found in outputs(model, movies, device, precision):
+        logits[rows] = found.float().cpu().numpy()
     return logits
+
+
+def outputs(
+    model: Callable[[Batch], torch.Tensor], movies: Encoded, device: torch.device, precision: Precision
+) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """What a model makes of encoded movies, in batches of similar length: their row numbers, and its output."""
+    for rows in by_length(movies.lengths, _MAX_TOKENS):
+        with torch.inference_mode(), autocast(device, precision):
+            found = model(to_device(movies.batch(rows), device))
+        yield rows, found
 
 
 def actor_pool(num_actors: int | None, accelerator: Accelerator, num_batches: int) -> dict[str, Any]:

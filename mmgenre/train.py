@@ -111,8 +111,7 @@ def _resolved(config: TrainConfig, cards: dict[str, Card]) -> TrainConfig:
 def _fit(config: TrainConfig, output: Output, table: Table, towers: dict[str, str]) -> _Fitted:
     if isinstance(config.model, FittedAtOnce):
         return _fit_at_once(config.model, table)
-    train_rows = read_split(table, "train", config.model, images=False)
-    model = _initial_model(config, output.path(_INITIAL), train_rows, towers)
+    model = _initial_model(config, output.path(_INITIAL), table, towers)
     return _fit_by_gradient(config, model, output, table)
 
 
@@ -159,7 +158,7 @@ def _splits(config: TrainConfig, model: GenreModel, output: Output, table: Table
     }
 
 
-def _initial_model(config: TrainConfig, directory: str, rows: Rows, towers: dict[str, str]) -> GenreModel:
+def _initial_model(config: TrainConfig, directory: str, table: Table, towers: dict[str, str]) -> GenreModel:
     """The untrained model, kept in a checkpoint: all workers, and the same training started again, begin with it.
 
     Built once, here, so that weights are fetched once and what cannot be had is said before workers start.
@@ -167,13 +166,13 @@ def _initial_model(config: TrainConfig, directory: str, rows: Rows, towers: dict
     if CARD in storage.names_in(directory):
         return checkpoint.load(directory)[1]
     torch.manual_seed(config.seed)
-    family = config.model
+    family, movies = config.model, read_split(table, "train", config.model, images=False).movies
     if isinstance(family, FusionConfig):
         trained = {role: checkpoint.load(tower)[1] for role, tower in towers.items()}
-        model: GenreModel = family.join(trained, rows.movies)
+        model: GenreModel = family.join(trained, movies)
     else:
         assert isinstance(family, TrainedByGradient)  # noqa: S101 - those fitted at once do not come here
-        model = family.build(rows.movies)
+        model = family.build(movies)
     checkpoint.save(model, Card.model_validate({"model": family}), directory)
     return model
 

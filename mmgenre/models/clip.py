@@ -13,7 +13,7 @@ from torch import nn
 
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
-from mmgenre.models.hub import BackboneConfig, hub_in_silence, unavailable
+from mmgenre.models.hub import BackboneConfig, fetching
 from mmgenre.models.image import CLIP, Normalisation
 from mmgenre.models.movies import Movies
 from mmgenre.models.poster_model import PosterConfig, PosterModel
@@ -111,13 +111,10 @@ class _FirstToken(nn.Module):
 def _pretrained(source: str) -> tuple[Any, Normalisation]:
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPVisionModel  # noqa: PLC0415 - slow to import
 
-    try:
-        with hub_in_silence():
-            # A whole CLIP has a text encoder, too, which is left where it is.
-            is_clip = AutoConfig.from_pretrained(source).model_type in ("clip", "clip_vision_model")
-            kind = CLIPVisionModel if is_clip else AutoModel
-            backbone = kind.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
-            processor = AutoImageProcessor.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(unavailable("model.pretrained", source, error)) from None
+    with fetching("model.pretrained", source):
+        # A whole CLIP has a text encoder, too, which is left where it is.
+        is_clip = AutoConfig.from_pretrained(source).model_type in ("clip", "clip_vision_model")
+        kind = CLIPVisionModel if is_clip else AutoModel
+        backbone = kind.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
+        processor = AutoImageProcessor.from_pretrained(source)
     return backbone, Normalisation(tuple(processor.image_mean), tuple(processor.image_std))

@@ -46,7 +46,21 @@ class BackboneConfig(Config):
 
 
 @contextlib.contextmanager
-def hub_in_silence() -> Iterator[None]:
+def fetching(field: str, source: str) -> Iterator[None]:
+    """Within it something is loaded from the hub or a folder, which stands in a field of the configuration.
+
+    Raises:
+        InputError: it cannot be had; says how to go on without a hub.
+    """
+    try:
+        with _hub_in_silence():
+            yield
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(_unavailable(field, source, error)) from None
+
+
+@contextlib.contextmanager
+def _hub_in_silence() -> Iterator[None]:
     """Keep the hub's client from printing bars and each of its attempts: the error at the end says it all."""
     from huggingface_hub.utils import logging as hub  # noqa: PLC0415 - slow to import
     from transformers.utils import logging as library  # noqa: PLC0415
@@ -61,7 +75,7 @@ def hub_in_silence() -> Iterator[None]:
         library.enable_progress_bar()
 
 
-def unavailable(field: str, source: str, error: Exception) -> str:
+def _unavailable(field: str, source: str, error: Exception) -> str:
     """One line for a model or tokenizer that could not be loaded."""
     reason = " ".join(str(error).split())
     reason = reason if len(reason) < 200 else f"{reason[:200]}…"

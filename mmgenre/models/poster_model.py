@@ -109,6 +109,10 @@ class PosterModel(GenreModel):
     def _frozen(self) -> nn.ModuleList:
         return self.stages[: self._num_frozen]
 
+    @property
+    def _all_frozen(self) -> bool:
+        return self._num_frozen == len(self.stages)
+
     def train(self, mode: bool = True) -> Self:
         """Set the mode, but for frozen stages: their normalisation and dropout must stay as they are, too."""
         super().train(mode)
@@ -131,8 +135,7 @@ class PosterModel(GenreModel):
         """The pixels that frozen stages see, and what becomes of the last one's output."""
         seen = self._config.to_settings(without=set(type(self._config).model_fields) - {"height", "width", "augment"})
         normalisation = [value.flatten().tolist() for value in (self.preparation.mean, self.preparation.std)]
-        all_of_them = self._num_frozen == len(self.stages)
-        return seen | {"normalisation": normalisation, "pooling": self.pooling if all_of_them else None}
+        return seen | {"normalisation": normalisation, "pooling": self.pooling if self._all_frozen else None}
 
     def frozen(self, batch: Batch) -> torch.Tensor:
         """The last frozen stage's output, or if all are frozen what the head sees."""
@@ -140,12 +143,12 @@ class PosterModel(GenreModel):
             values = self.preparation(batch["pixels"])
             for stage in self._frozen:
                 values = stage(values)
-            return self.pool(values) if self._num_frozen == len(self.stages) else values
+            return self.pool(values) if self._all_frozen else values
 
     def features(self, batch: Batch) -> torch.Tensor:
         """What the head sees, shape (B, feature_dim)."""
         values = batch["frozen"] if "frozen" in batch else self.frozen(batch)
-        if self._num_frozen == len(self.stages):
+        if self._all_frozen:
             return values
         for stage in self.stages[self._num_frozen :]:
             values = stage(values)

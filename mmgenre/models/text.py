@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mmgenre.errors import InputError
-from mmgenre.models.hub import hub_in_silence, unavailable
+from mmgenre.models.hub import fetching
 from mmgenre.models.movies import Encoded, Movies, Part
 
 # A token spans few characters: text beyond this many per token would be cut off anyway.
@@ -32,6 +32,12 @@ class Tokens:
     offsets: np.ndarray
     padding: int
 
+    @classmethod
+    def of(cls, rows: Sequence[np.ndarray], padding: int) -> "Tokens":
+        """Those of N plots, given the ids of each."""
+        ids = np.concatenate([np.zeros(0, np.int32), *rows])
+        return cls(ids, np.cumsum([0, *map(len, rows)], dtype=np.int64), padding)
+
     @property
     def lengths(self) -> np.ndarray:
         """Shape (N,): tokens of each plot."""
@@ -39,9 +45,7 @@ class Tokens:
 
     def take(self, rows: np.ndarray) -> "Tokens":
         """Some of the plots, in the order of the rows."""
-        parts = [self.ids[self.offsets[row] : self.offsets[row + 1]] for row in rows]
-        ids = np.concatenate([self.ids[:0], *parts])
-        return Tokens(ids, np.cumsum([0, *map(len, parts)], dtype=np.int64), self.padding)
+        return Tokens.of([self.ids[self.offsets[row] : self.offsets[row + 1]] for row in rows], self.padding)
 
     def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
         """`input_ids` and `attention_mask`, int64, shape (B, T), T the longest of the rows, at least 1."""
@@ -87,12 +91,10 @@ class TextEncoder:
 
     def _tokens(self, read: list[str]) -> Tokens:
         if not read:
-            return Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64), self.tokenizer.pad_token_id)
+            return Tokens.of([], self.tokenizer.pad_token_id)
         short = [text[: self.max_length * _CHARACTERS_PER_TOKEN] for text in read]
         rows = self.tokenizer(short, truncation=True, max_length=self.max_length, return_attention_mask=False)
-        ids = [np.asarray(row, np.int32) for row in rows["input_ids"]]
-        offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
-        return Tokens(np.concatenate(ids), offsets, self.tokenizer.pad_token_id)
+        return Tokens.of([np.asarray(row, np.int32) for row in rows["input_ids"]], self.tokenizer.pad_token_id)
 
     def save(self, directory: Path) -> None:
         """Write the tokenizer's own files."""
@@ -107,11 +109,8 @@ def load_tokenizer(source: str, field: str = "model.tokenizer") -> Any:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: PLC0415 - slow to import
 
-    try:
-        with hub_in_silence():
-            tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(unavailable(field, source, error)) from None
+    with fetching(field, source):
+        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(f"{field}: {source}: has no fast tokenizer (tokenizer.json); choose one that has")
     return tokenizer

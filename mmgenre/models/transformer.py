@@ -10,7 +10,7 @@ from torch import nn
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
 from mmgenre.models.genre_model import GenreModel, ReadsText, TrainedByGradient
-from mmgenre.models.hub import BackboneConfig, hub_in_silence, unavailable
+from mmgenre.models.hub import BackboneConfig, fetching
 from mmgenre.models.movies import Batch, Movies
 from mmgenre.models.text import TextEncoder, learn_tokenizer, load_tokenizer, texts
 
@@ -113,11 +113,8 @@ class Transformer(GenreModel):
 def _pretrained(source: str) -> Any:
     from transformers import AutoModel  # noqa: PLC0415 - slow to import
 
-    try:
-        with hub_in_silence():
-            return AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(unavailable("model.pretrained", source, error)) from None
+    with fetching("model.pretrained", source):
+        return AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
 
 
 def _freeze(backbone: nn.Module, num_layers: int) -> None:

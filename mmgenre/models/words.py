@@ -57,9 +57,7 @@ class WordEncoder:
     def encode(self, movies: Movies) -> Encoded:
         """Word numbers; none where there is no plot."""
         read = texts(movies, title=self._title)
-        rows = [self._ids(text) for text in read]
-        offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-        return encoded_texts(read, Tokens(np.concatenate([np.zeros(0, np.int32), *rows]), offsets, _PADDING))
+        return encoded_texts(read, Tokens.of([self._ids(text) for text in read], _PADDING))
 
     def _ids(self, text: str) -> np.ndarray:
         words = clean(text[: self._max_length * _CHARACTERS_PER_WORD])[: self._max_length]
