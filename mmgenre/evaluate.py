@@ -1,6 +1,6 @@
 """PREDICTIONS and the labels of MOVIES → Report: joined by `imdb_id`, scored, printed, written as JSON."""
 
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,8 @@ from mmgenre import storage
 from mmgenre.config import Config
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
-from mmgenre.metrics import Bootstrap, Scores, bootstrap_intervals, scores
+from mmgenre.layout import aligned, figures
+from mmgenre.metrics import Bootstrap, Scores, intervals, resampled_scores, scores
 from mmgenre.schema import MOVIES, PREDICTIONS, from_per_genre
 from mmgenre.tables import Table
 from mmgenre.thresholds import Thresholds
@@ -33,18 +34,23 @@ _HAVING: dict[Having, pc.Expression] = {
 }
 
 
-class EvaluateConfig(Config):
-    """Score predictions against the labels of a dataset."""
+class JudgeConfig(Config):
+    """Which movies are scored, and how intervals are drawn."""
 
-    predictions: str = Field(description="folder of a PREDICTIONS table")
     movies: str = Field(description="folder of a MOVIES table")
-    output: str = Field(description="folder for report.json, which is replaced")
     split: Literal["train", "val", "test", "all"] = "test"
     having: Having = Field(
         "any", description="only movies of the split that have these; the only ones have nothing else"
     )
     resamples: int = Field(1000, ge=1, description="bootstrap resamples of the movies, for the intervals")
     seed: int = Field(0, ge=0, description="of the resamples")
+
+
+class EvaluateConfig(JudgeConfig):
+    """Score predictions against the labels of a dataset."""
+
+    predictions: str = Field(description="folder of a PREDICTIONS table")
+    output: str = Field(description="folder for report.json, which is replaced")
     global_threshold: float | None = Field(
         None, ge=0, le=1, description="cut-off of f1_of_averages; null takes the one recorded with the predictions"
     )
@@ -84,19 +90,19 @@ class Report(Config):
         rows = [["average", "precision", "recall", "F1", "95 % interval"]]
         for name in ("micro", "macro", "weighted", "samples"):
             average = getattr(self.scores, name)
-            rows.append([name, *_figures(average.precision, average.recall, average.f1), self.interval(f"{name}_f1")])
-        return _aligned(rows)
+            rows.append([name, *figures(average.precision, average.recall, average.f1), self.interval(f"{name}_f1")])
+        return aligned(rows)
 
     def _single_text(self) -> str:
         found = self.scores
-        return _aligned(
+        return aligned(
             [
-                ["mAP", *_figures(found.mean_average_precision), self.interval("mean_average_precision")],
-                ["f1_of_averages", *_figures(found.f1_of_averages), self.interval("f1_of_averages")],
-                ["  at global threshold", *_figures(found.global_threshold), ""],
-                ["Hamming loss", *_figures(found.hamming_loss), ""],
-                ["subset accuracy", *_figures(found.subset_accuracy), ""],
-                ["calibration error", *_figures(found.expected_calibration_error), ""],
+                ["mAP", *figures(found.mean_average_precision), self.interval("mean_average_precision")],
+                ["f1_of_averages", *figures(found.f1_of_averages), self.interval("f1_of_averages")],
+                ["  at global threshold", *figures(found.global_threshold), ""],
+                ["Hamming loss", *figures(found.hamming_loss), ""],
+                ["subset accuracy", *figures(found.subset_accuracy), ""],
+                ["calibration error", *figures(found.expected_calibration_error), ""],
             ]
         )
 
@@ -104,9 +110,10 @@ class Report(Config):
         rows = [["genre", "precision", "recall", "F1", "95 % interval", "AP", "movies", "predicted"]]
         for one in self.scores.genres:
             precision = "-" if one.average_precision is None else f"{one.average_precision:.3f}"
-            figures = [*_figures(one.precision, one.recall, one.f1), self.interval(one.genre), precision]
-            rows.append([one.genre, *figures, f"{one.support:,}", f"{one.predicted:,}"])
-        return _aligned(rows)
+            counts = [f"{one.support:,}", f"{one.predicted:,}"]
+            f1 = [*figures(one.precision, one.recall, one.f1), self.interval(one.genre)]
+            rows.append([one.genre, *f1, precision, *counts])
+        return aligned(rows)
 
     def interval(self, name: str) -> str:
         """An interval as text."""
@@ -123,67 +130,81 @@ def evaluate(config: EvaluateConfig) -> Report:
         InputError: a table is missing or of another kind, the split is empty, no movie of it is in the predictions,
             a predicted genre is unknown, or there is no global threshold.
     """
-    movies, predictions = Table(config.movies, MOVIES), Table(config.predictions, PREDICTIONS)
-    threshold = _global_threshold(config, predictions)
-    truth = _movies_of(movies, config)
-    rows = _joined(truth["imdb_id"], predictions, config)
-    labels = from_per_genre(truth["labels"])
-    probabilities = from_per_genre(rows["probabilities"])
-    predicted = np.isfinite(probabilities).all(axis=1)
-    probabilities[~predicted] = 0
-    decided = _decisions(rows["genres"], config.predictions) & predicted[:, None]
-    bootstrap = Bootstrap(resamples=config.resamples, seed=config.seed)
-    report = Report(
-        split=config.split,
-        having=config.having,
-        movies=len(labels),
-        unpredicted=int(np.count_nonzero(~predicted)),
-        statuses={entry["values"]: entry["counts"] for entry in rows["status"].value_counts().to_pylist()},
-        scores=scores(probabilities, decided, labels, threshold),
-        intervals=bootstrap_intervals(probabilities, decided, labels, threshold, bootstrap),
-        resamples=config.resamples,
-        seed=config.seed,
-        predictions_fingerprint=predictions.manifest.fingerprint,
-        dataset_fingerprint=movies.manifest.fingerprint,
-    )
+    report = judge(Truth.of(config), config.predictions, config.global_threshold).report
     storage.write_bytes(storage.join(config.output, REPORT), report.model_dump_json(indent=2).encode())
     return report
 
 
-def compare(reports: Mapping[str, Report], *, markdown: bool = False) -> str:
-    """Reports side by side, one line for each name, as aligned text or as a Markdown table.
+@dataclass(frozen=True)
+class Truth:
+    """The movies to be scored.
 
-    Raises:
-        ValueError: no reports, or they are not of the same movies.
+    Args:
+        config: which they are.
+        ids: of N movies, in order.
+        labels: shape (N, 9).
+        fingerprint: of their dataset.
     """
-    scored = {(report.dataset_fingerprint, report.split, report.having) for report in reports.values()}
-    if len(scored) != 1:
-        raise ValueError(f"{', '.join(reports) or 'no reports'}: expected reports of the same movies")
-    header = ["model", "macro F1", "95 % interval", "micro F1", "weighted F1", "samples F1", "mAP", "f1_of_averages"]
-    rows = [[*header, "Hamming loss"], *(_comparison(name, report) for name, report in reports.items())]
-    return _markdown(rows) if markdown else _aligned(rows)
+
+    config: JudgeConfig
+    ids: pa.ChunkedArray
+    labels: np.ndarray
+    fingerprint: str
+
+    @classmethod
+    def of(cls, config: JudgeConfig) -> "Truth":
+        """Those that a config asks for; an InputError if there are none."""
+        movies = Table(config.movies, MOVIES)
+        rows = _movies_of(movies, config)
+        return cls(config, rows["imdb_id"], from_per_genre(rows["labels"]), movies.manifest.fingerprint)
 
 
-def _comparison(name: str, report: Report) -> list[str]:
-    found = report.scores
-    others = (found.micro.f1, found.weighted.f1, found.samples.f1, found.mean_average_precision, found.f1_of_averages)
-    interval = report.interval("macro_f1")
-    return [name, *_figures(found.macro.f1), interval, *_figures(*others, found.hamming_loss)]
+@dataclass(frozen=True)
+class Judged:
+    """A report, and the scores of resampled movies that its intervals come from."""
+
+    report: Report
+    resampled: dict[str, np.ndarray]
 
 
-def _global_threshold(config: EvaluateConfig, predictions: Table) -> float:
-    if config.global_threshold is not None:
-        return config.global_threshold
+def judge(truth: Truth, directory: str, global_threshold: float | None = None) -> Judged:
+    """Score the predictions in a folder; arguments and errors are those of `evaluate`."""
+    predictions, config = Table(directory, PREDICTIONS), truth.config
+    threshold = _threshold_of(predictions) if global_threshold is None else global_threshold
+    rows = _joined(truth, predictions)
+    probabilities = from_per_genre(rows["probabilities"])
+    predicted = np.isfinite(probabilities).all(axis=1)
+    probabilities[~predicted] = 0
+    decided = _decisions(rows["genres"], directory) & predicted[:, None]
+    bootstrap = Bootstrap(resamples=config.resamples, seed=config.seed)
+    resampled = resampled_scores(probabilities, decided, truth.labels, threshold, bootstrap)
+    report = Report(
+        split=config.split,
+        having=config.having,
+        movies=len(truth.labels),
+        unpredicted=int(np.count_nonzero(~predicted)),
+        statuses={entry["values"]: entry["counts"] for entry in rows["status"].value_counts().to_pylist()},
+        scores=scores(probabilities, decided, truth.labels, threshold),
+        intervals=intervals(resampled),
+        resamples=config.resamples,
+        seed=config.seed,
+        predictions_fingerprint=predictions.manifest.fingerprint,
+        dataset_fingerprint=truth.fingerprint,
+    )
+    return Judged(report, resampled)
+
+
+def _threshold_of(predictions: Table) -> float:
     recorded = predictions.manifest.notes.get("thresholds")
     if recorded is None:
         raise InputError(
-            f"{config.predictions}: no thresholds are recorded with these predictions; "
+            f"{predictions.directory}: no thresholds are recorded with these predictions; "
             "give the cut-off of f1_of_averages, such as global_threshold=0.3"
         )
-    return Thresholds.parse(recorded, where=f"{config.predictions}: recorded thresholds").global_threshold
+    return Thresholds.parse(recorded, where=f"{predictions.directory}: recorded thresholds").global_threshold
 
 
-def _movies_of(movies: Table, config: EvaluateConfig) -> pa.Table:
+def _movies_of(movies: Table, config: JudgeConfig) -> pa.Table:
     """Ids and labels of the movies to be scored, ordered by id."""
     is_of_split = pc.scalar(True) if config.split == "all" else pc.field("split") == config.split
     found = movies.read(["imdb_id", "labels"], filter=is_of_split & _HAVING[config.having])
@@ -196,17 +217,17 @@ def _movies_of(movies: Table, config: EvaluateConfig) -> pa.Table:
     return found.sort_by("imdb_id")
 
 
-def _joined(ids: pa.ChunkedArray, predictions: Table, config: EvaluateConfig) -> pa.Table:
-    """One row for each id, in that order: its prediction, or nulls and the status missing."""
-    wanted = pc.field("imdb_id").isin(ids.combine_chunks())
+def _joined(truth: Truth, predictions: Table) -> pa.Table:
+    """One row for each movie, in that order: its prediction, or nulls and the status missing."""
+    wanted = pc.field("imdb_id").isin(truth.ids.combine_chunks())
     rows = predictions.read(["imdb_id", "status", "probabilities", "genres"], filter=wanted)
     if not rows.num_rows:
         others = predictions.dataset.head(3, columns=["imdb_id"])["imdb_id"]
         raise InputError(
-            f"{config.predictions}: its movies ({_examples(others)}) are none of split {config.split} of "
-            f"{config.movies} ({_examples(ids)}); give the predictions of those movies"
+            f"{predictions.directory}: its movies ({_examples(others)}) are none of split {truth.config.split} of "
+            f"{truth.config.movies} ({_examples(truth.ids)}); give the predictions of those movies"
         )
-    places = pc.index_in(ids, value_set=rows["imdb_id"].combine_chunks())
+    places = pc.index_in(truth.ids, value_set=rows["imdb_id"].combine_chunks())
     found = rows.select(["status", "probabilities", "genres"]).take(places)
     return found.set_column(0, "status", pc.fill_null(found["status"], MISSING))
 
@@ -226,23 +247,3 @@ def _decisions(column: pa.ChunkedArray, where: str) -> np.ndarray:
     decided = np.zeros((len(lists), len(GENRES)), bool)
     decided[pc.list_parent_indices(lists).to_numpy(), columns.to_numpy()] = True
     return decided
-
-
-def _figures(*values: float) -> list[str]:
-    return [f"{value:.3f}" for value in values]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text: the first to the left, the others to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for row in rows
-    )
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(rows[0]) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])

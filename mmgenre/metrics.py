@@ -4,7 +4,7 @@ Everywhere N movies, 9 columns in GENRES order, R resamples. Point values are sc
 the line is 0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,7 +127,35 @@ def bootstrap_intervals(
     Arguments and errors are those of `scores`.
 
     Returns:
-        (low, high) by name: micro_f1, macro_f1, weighted_f1, samples_f1, mean_average_precision, f1_of_averages,
+        (low, high) by the names of `resampled_scores`.
+    """
+    return intervals(resampled_scores(probabilities, decided, labels, global_threshold, bootstrap or Bootstrap()))
+
+
+def intervals(resampled: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+    """The middle 95 % of resampled values, (low, high), by name."""
+    limits = {name: np.quantile(values, (0.025, 0.975)) for name, values in resampled.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in limits.items()}
+
+
+def p_value(differences: np.ndarray) -> float:
+    """Two-sided bootstrap test of a difference of 0, from resampled differences, shape (R,).
+
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 15.4; the added ones keep it above 0.
+    """
+    tail = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
+    return min(1.0, 2 * (tail + 1) / (len(differences) + 1))
+
+
+def resampled_scores(
+    probabilities: np.ndarray, decided: np.ndarray, labels: np.ndarray, global_threshold: float, bootstrap: Bootstrap
+) -> dict[str, np.ndarray]:
+    """Scores of movies drawn with replacement; the same movies for all predictions, where seed and N are the same.
+
+    Arguments and errors are those of `scores`.
+
+    Returns:
+        Shape (R,) each, by name: micro_f1, macro_f1, weighted_f1, samples_f1, mean_average_precision, f1_of_averages,
         and for each genre's F1 the name of the genre.
     """
     probabilities, decided, labels = _checked(probabilities, decided, labels)
@@ -138,12 +166,10 @@ def bootstrap_intervals(
     ).astype(np.float64)
     ranked = [_rank(probabilities[:, column], labels[:, column]) for column in range(len(GENRES))]
     batches = [
-        _resampled_scores(weights @ per_movie / len(labels), _average_precisions(ranked, weights))
-        for weights in _resamples(len(labels), bootstrap or Bootstrap())
+        _scores_of_means(weights @ per_movie / len(labels), _average_precisions(ranked, weights))
+        for weights in _resamples(len(labels), bootstrap)
     ]
-    drawn = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    limits = {name: np.quantile(values, (0.025, 0.975)) for name, values in drawn.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in limits.items()}
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _checked(
@@ -192,7 +218,7 @@ def _resamples(num_movies: int, bootstrap: Bootstrap) -> Iterator[np.ndarray]:
         yield counts.reshape(rows, num_movies).astype(np.float64)
 
 
-def _resampled_scores(means: np.ndarray, average_precisions: np.ndarray) -> dict[str, np.ndarray]:
+def _scores_of_means(means: np.ndarray, average_precisions: np.ndarray) -> dict[str, np.ndarray]:
     """Scores by name, shape (R,) each, from means over movies, shape (R, 46), and shape (R, 9)."""
     hits, predicted, single_hits, single_predicted, support = np.split(means[:, :-1], 5, axis=1)
     f1 = _ratio(2 * hits, predicted + support)

@@ -9,10 +9,12 @@ from pydantic import Field, model_validator
 
 from mmgenre import storage
 from mmgenre.catalog import CatalogConfig, catalog
+from mmgenre.compare import side_by_side
 from mmgenre.config import Config
 from mmgenre.dataset import DatasetConfig, build_dataset
 from mmgenre.enrich import EnrichConfig, enrich
-from mmgenre.evaluate import EvaluateConfig, Report, compare, evaluate
+from mmgenre.evaluate import EvaluateConfig, Report, evaluate
+from mmgenre.layout import aligned
 from mmgenre.manifest import Manifest, read_manifest
 from mmgenre.posters import PostersConfig, posters
 from mmgenre.predict import TagConfig, tag
@@ -112,7 +114,7 @@ def run_pipeline(config: PipelineConfig) -> str:
     _stage("dataset", lambda: build_dataset(config.dataset), config.dataset.output)
     reports = {name: _run_model(name, run) for name, run in config.models.items()}
     details = "\n\n".join(f"{name}: {report}" for name, report in reports.items())
-    return f"\n{details}\n\n{compare(reports)}" if len(reports) > 1 else f"\n{details}"
+    return f"\n{details}\n\n{aligned(side_by_side(reports))}" if len(reports) > 1 else f"\n{details}"
 
 
 def _fetch(config: PipelineConfig) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmgenre.catalog import CatalogConfig
+from mmgenre.compare import CompareConfig
 from mmgenre.dataset import DatasetConfig
 from mmgenre.enrich import EnrichConfig
 from mmgenre.evaluate import EvaluateConfig
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 # Each job's config, and what there is to give beside a file of its folder: where things are.
 JOBS = {
     "catalog": (CatalogConfig, ("input=IN", "output=OUT")),
+    "compare": (CompareConfig, ("predictions.one=IN", "movies=IN", "output=OUT")),
     "dataset": (DatasetConfig, ("catalog=IN", "enriched=IN", "output=OUT")),
     "enrich": (EnrichConfig, ("catalog=IN", "output=OUT")),
     "evaluate": (EvaluateConfig, ("predictions=IN", "movies=IN", "output=OUT")),

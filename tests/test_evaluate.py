@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from mmgenre.compare import CompareConfig, compare
 from mmgenre.errors import InputError
-from mmgenre.evaluate import EvaluateConfig, Report, compare, evaluate
+from mmgenre.evaluate import EvaluateConfig, Report, evaluate
 from mmgenre.genres import GENRES, decode
 from mmgenre.manifest import Recipe
 from mmgenre.schema import MOVIES, PREDICTIONS, from_per_genre, per_genre
@@ -219,33 +220,56 @@ def test_the_printed_report_has_a_line_for_each_average_and_genre(judge, tagged)
     assert all(any(line.startswith(genre) for line in lines) for genre in GENRES)
 
 
-def test_reports_are_compared_side_by_side(judge, tagged):
-    reports = {"good": judge(tagged()), "worse": judge(tagged(range(40), name="worse"))}
-    header, good, worse = compare(reports).splitlines()
+@pytest.fixture
+def comparison(tmp_path, movies):
+    def compare_predictions(predictions, **settings):
+        folders = {"predictions": predictions, "movies": movies, "output": str(tmp_path / "comparison")}
+        return compare(CompareConfig(**({"resamples": 200} | folders | settings)))
 
-    titles = "model, macro F1, 95 % interval, micro F1, weighted F1, samples F1, mAP, f1_of_averages, Hamming loss"
-    assert re.split(r"\s\s+", header) == titles.split(", ")
-    assert len(header) == len(good) == len(worse)
-    assert f"{reports['good'].scores.macro.f1:.3f}" in good
-    assert worse.split()[0] == "worse"
+    return compare_predictions
 
 
-def test_the_comparison_can_be_markdown(judge, tagged):
-    lines = compare({"tfidf": judge(tagged())}, markdown=True).splitlines()
-
-    assert lines[0].startswith("| model | macro F1 |")
-    assert lines[1].startswith("| --- | ---: |")
-    assert lines[2].startswith("| tfidf | 0.")
-    assert {line.count("|") for line in lines} == {10}
+def rows_of(table):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
 
 
-def test_reports_of_different_movies_are_not_compared(judge, tagged):
-    predictions = tagged()
+def test_models_are_compared_in_a_markdown_table_that_is_written_too(comparison, judge, tagged, tmp_path):
+    good, worse = tagged(), tagged(range(40), name="worse")
+    text = comparison({"good": good, "worse": worse})
+    heading, table = text.split("\n\n")
+    header, rule, first, second = rows_of(table)
 
-    with pytest.raises(ValueError, match="one, two: expected reports of the same movies"):
-        compare({"one": judge(predictions), "two": judge(predictions, split="train")})
-    with pytest.raises(ValueError, match="no reports"):
-        compare({})
+    assert heading == "40 movies, split test, having any."
+    assert header[:4] == ["model", "macro F1", "mAP", "f1_of_averages"]
+    assert set(rule[1:]) == {"---:"}
+    report = judge(good, resamples=200)
+    assert first[:2] == ["good", f"{report.scores.macro.f1:.3f} {report.interval('macro_f1')}"]
+    assert second[0] == "worse"
+    assert (tmp_path / "comparison/comparison.md").read_text() == text + "\n"
+
+
+def test_a_better_model_differs_by_more_than_chance_and_the_same_one_does_not(comparison, tagged):
+    guesses = per_genre(np.random.default_rng(3).random((60, 9)).astype(np.float32))
+    folders = {"good": tagged(), "same": tagged(name="same"), "guessed": tagged(name="g", probabilities=guesses)}
+    header, _, same, guessed = rows_of(comparison(folders, against="good").split("\n\n")[2])
+
+    assert header == ["difference from good", "macro F1", "mAP", "f1_of_averages"]
+    assert same == ["same", *["+0.000 [+0.000, +0.000], p 1.000"] * 3]
+    value, _, high, _, p = re.split(r"[ \[\],]+", guessed[2].replace("]", ""))
+    assert float(value) < float(high) < 0
+    assert float(p) == pytest.approx(2 / 201, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"predictions": {}}, "give a folder for each model"),
+        ({"predictions": {"one": "IN"}, "against": "two"}, "against: two is none of the models one"),
+    ],
+)
+def test_a_comparison_is_of_named_models(settings, message):
+    with pytest.raises(InputError, match=message):
+        CompareConfig.parse(settings | {"movies": "IN", "output": "OUT"}, where="test")
 
 
 def test_the_job_prints_the_report_and_loads_neither_torch_nor_ray(tagged, movies, tmp_path):

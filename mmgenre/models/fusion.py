@@ -164,7 +164,7 @@ class Seen:
 
 
 class ConcatFusionConfig(FusionConfig):
-    """Features of both towers side by side, and an MLP that corrects the mean of their logits."""
+    """Features of both towers side by side, and an MLP that corrects their weighted logits."""
 
     family: Literal["concat_fusion"] = "concat_fusion"
     hidden: int = Field(256, ge=1, description="units of the MLP")
@@ -172,11 +172,11 @@ class ConcatFusionConfig(FusionConfig):
 
     def joint(self, text_dim: int, image_dim: int) -> nn.Module:
         """An MLP on both features."""
-        return _Concatenated(self, text_dim + image_dim)
+        return _Concatenated(self, text_dim, image_dim)
 
 
 class GatedFusionConfig(FusionConfig):
-    """A gate for each unit that says how much of it comes from the plot, and how much from the poster."""
+    """Units that correct the weighted logits, each with a gate: how much of it comes from plot and from poster."""
 
     family: Literal["gated_fusion"] = "gated_fusion"
     hidden: int = Field(256, ge=1, description="units")
@@ -198,37 +198,16 @@ class LateFusionConfig(FusionConfig):
         return _Weighted()
 
 
-class _Concatenated(nn.Module):
-    def __init__(self, config: ConcatFusionConfig, dim: int):
+class _Scales(nn.Module):
+    """Brings the features of both towers to one scale, whatever theirs are."""
+
+    def __init__(self, text_dim: int, image_dim: int):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Dropout(config.dropout),
-            nn.Linear(dim + 2, config.hidden),
-            nn.ReLU(),
-            nn.Dropout(config.dropout),
-            _silent(config.hidden),
-        )
+        self.text, self.image = nn.LayerNorm(text_dim), nn.LayerNorm(image_dim)
 
-    def forward(self, seen: Seen) -> torch.Tensor:
-        """Logits, shape (B, 9)."""
-        joined = torch.cat([seen.text, seen.image, seen.has_text, seen.has_image], 1)
-        return seen.mean_logits + self.layers(joined)
-
-
-class _Gated(nn.Module):
-    def __init__(self, config: GatedFusionConfig, text_dim: int, image_dim: int):
-        super().__init__()
-        self.text, self.image = nn.Linear(text_dim, config.hidden), nn.Linear(image_dim, config.hidden)
-        self.gate = nn.Linear(text_dim + image_dim, config.hidden)
-        self.out = nn.Sequential(nn.Dropout(config.dropout), _silent(config.hidden))
-
-    def forward(self, seen: Seen) -> torch.Tensor:
-        """Logits, shape (B, 9)."""
-        gate = torch.sigmoid(self.gate(torch.cat([seen.text, seen.image], 1)))
-        # With one of the two alone there is nothing to choose.
-        gate = torch.where(seen.has_image == 0, 1.0, torch.where(seen.has_text == 0, 0.0, gate))
-        joined = gate * torch.tanh(self.text(seen.text)) + (1 - gate) * torch.tanh(self.image(seen.image))
-        return seen.mean_logits + self.out(joined)
+    def forward(self, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
+        """The features of the plots and of the posters, zero where there is none."""
+        return self.text(seen.text) * seen.has_text, self.image(seen.image) * seen.has_image
 
 
 class _Weighted(nn.Module):
@@ -241,6 +220,44 @@ class _Weighted(nn.Module):
         """Logits, shape (B, 9)."""
         weighted = self.weights[0] * seen.text_logits + self.weights[1] * seen.image_logits + self.bias
         return torch.where(seen.has_text * seen.has_image == 1, weighted, seen.mean_logits)
+
+
+class _Concatenated(nn.Module):
+    def __init__(self, config: ConcatFusionConfig, text_dim: int, image_dim: int):
+        super().__init__()
+        self.scales = _Scales(text_dim, image_dim)
+        self.weighted = _Weighted()
+        self.layers = nn.Sequential(
+            nn.Dropout(config.dropout),
+            nn.Linear(text_dim + image_dim + 2, config.hidden),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            _silent(config.hidden),
+        )
+
+    def forward(self, seen: Seen) -> torch.Tensor:
+        """Logits, shape (B, 9)."""
+        joined = torch.cat([*self.scales(seen), seen.has_text, seen.has_image], 1)
+        return self.weighted(seen) + self.layers(joined)
+
+
+class _Gated(nn.Module):
+    def __init__(self, config: GatedFusionConfig, text_dim: int, image_dim: int):
+        super().__init__()
+        self.scales = _Scales(text_dim, image_dim)
+        self.weighted = _Weighted()
+        self.text, self.image = nn.Linear(text_dim, config.hidden), nn.Linear(image_dim, config.hidden)
+        self.gate = nn.Linear(text_dim + image_dim, config.hidden)
+        self.out = nn.Sequential(nn.Dropout(config.dropout), _silent(config.hidden))
+
+    def forward(self, seen: Seen) -> torch.Tensor:
+        """Logits, shape (B, 9)."""
+        text, image = self.scales(seen)
+        gate = torch.sigmoid(self.gate(torch.cat([text, image], 1)))
+        # With one of the two alone there is nothing to choose.
+        gate = torch.where(seen.has_image == 0, 1.0, torch.where(seen.has_text == 0, 0.0, gate))
+        joined = gate * torch.tanh(self.text(text)) + (1 - gate) * torch.tanh(self.image(image))
+        return self.weighted(seen) + self.out(joined)
 
 
 def _silent(dim: int) -> nn.Linear:

@@ -9,6 +9,7 @@ from torch import nn
 
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
+from mmgenre.models.dropout import draw_bytes
 from mmgenre.models.genre_model import GenreModel, ReadsText, TrainedByGradient
 from mmgenre.models.hub import BackboneConfig, fetching
 from mmgenre.models.movies import Batch, Movies
@@ -81,6 +82,7 @@ class Transformer(GenreModel):
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(self.feature_dim, len(GENRES))
         self._pooling = config.pooling
+        draw_bytes(self)
         _freeze(backbone, config.frozen_layers)
 
     def features(self, batch: Batch) -> torch.Tensor:
