@@ -3,8 +3,10 @@
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from mmgenre import checkpoint, cluster, storage
 from mmgenre.cluster import Accelerator
 from mmgenre.inference import Precision, actor_pool, outputs
 from mmgenre.manifest import Manifest, Recipe
-from mmgenre.models import Batch, Encoded, Encoder, FamilyConfig, GenreModel, Movies, Part
+from mmgenre.models import Batch, Encoded, FamilyConfig, GenreModel, Movies
 from mmgenre.progress import Progress
 from mmgenre.splits import Rows, Split, is_known, readable
 from mmgenre.streams import read, write
@@ -27,10 +29,8 @@ FEATURES = pa.schema(
     [
         pa.field("imdb_id", pa.string(), nullable=False),
         pa.field("status", pa.string(), nullable=False),
-        pa.field("has_text", pa.bool_(), nullable=False),
-        pa.field("has_image", pa.bool_(), nullable=False),
         pa.field("shape", pa.list_(pa.int32())),
-        # fp16, the movie as it is and then its changed views, each of that shape; null where frozen layers see nothing.
+        # fp16, the movie as it is and then its changed views, each of that shape; null where it is unreadable.
         pa.field("values", pa.binary()),
     ]
 )
@@ -42,29 +42,36 @@ _SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class Frozen:
-    """What frozen layers made of N movies, V views of each.
+    """What frozen layers made of K of N movies, V views of each.
 
     Args:
-        values: fp16, shape (N, V, ...).
+        name: of the tensor in a batch.
+        values: fp16, shape (K, V, ...).
+        places: shape (N,), where in values each movie is; -1: nowhere.
     """
 
+    name: str
     values: np.ndarray
+    places: np.ndarray
 
     @property
     def lengths(self) -> np.ndarray:
         """Shape (N,): the cost of each, by its room in memory, in tokens of text."""
-        return np.full(len(self.values), 1 + self.values[:1, :1].size // _VALUES_PER_TOKEN)
+        return np.full(len(self.places), 1 + self.values[:1, :1].size // _VALUES_PER_TOKEN)
 
     def take(self, rows: np.ndarray) -> "Frozen":
         """Some of the movies, in the order of the rows."""
-        return Frozen(self.values[rows])
+        return Frozen(self.name, self.values, self.places[rows])
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """`frozen`: float32, shape (B, ...); of each movie any one of its views."""
-        num_views = self.values.shape[1]
+        """Float32, shape (B, ...): of each movie any one of its views, zero where there is none."""
+        places, num_views = self.places[rows], self.values.shape[1]
         # Without a choice nothing is drawn, so that dropout draws what it would without features.
         views = torch.randint(num_views, (len(rows),)).numpy() if num_views > 1 else np.zeros(len(rows), np.int64)
-        return {"frozen": torch.from_numpy(self.values[rows, views].astype(np.float32))}
+        found = np.zeros((len(rows), *self.values.shape[2:]), np.float32)
+        known = places >= 0
+        found[known] = self.values[places[known], views[known]]
+        return {self.name: torch.from_numpy(found)}
 
 
 @dataclass(frozen=True)
@@ -84,21 +91,41 @@ class Plan:
     seed: int
 
 
-def compute(model: GenreModel, family: FamilyConfig, dataset: Table, initial: str, plan: Plan) -> Table:
-    """The table of what a model's frozen layers make of the movies to learn from; computed where it is not there yet.
+@dataclass(frozen=True)
+class Part:
+    """A part of a model that has frozen layers.
 
     Args:
-        model: whose `frozen_modules` are not empty.
-        family: the model's.
+        role: its name among the model's parts.
+        model: the part; its `frozen_modules` are not empty.
+        family: the part's.
+    """
+
+    role: str
+    model: GenreModel
+    family: FamilyConfig
+
+
+def kept_parts(model: GenreModel, family: FamilyConfig) -> list[Part]:
+    """The parts of a model of which something is worth to be kept."""
+    parts = [Part(role, part, family.parts[role]) for role, part in model.parts.items()]
+    return [part for part in parts if part.model.frozen_modules]
+
+
+def compute(part: Part, dataset: Table, initial: str, plan: Plan) -> Table:
+    """The table of what frozen layers make of the movies to learn from; computed where it is not there yet.
+
+    Args:
+        part: with the frozen layers.
         dataset: a MOVIES table.
-        initial: checkpoint folder with the model.
+        initial: checkpoint folder with the whole model.
         plan: where and how.
     """
-    made_of = recipe(model, dataset, plan)
+    made_of = recipe(part.model, dataset, plan)
     name = hashlib.sha256(made_of.model_dump_json().encode()).hexdigest()[:16]
     writer = TableWriter(storage.join(plan.directory, name), FEATURES, made_of)
     if writer.begin() is None:
-        _run(writer, family, dataset, initial, plan)
+        _run(writer, part, dataset, initial, plan)
     return Table(writer.directory, FEATURES)
 
 
@@ -108,22 +135,22 @@ def recipe(model: GenreModel, dataset: Table, plan: Plan) -> Recipe:
     return Recipe(
         job="features",
         settings=settings | {"precision": plan.precision, "seed": plan.seed if model.num_views else None},
-        inputs={"dataset": dataset.manifest.fingerprint, "weights": _digest(model)},
+        inputs={"dataset": dataset.manifest.fingerprint, "weights": _digest(model), "assets": _assets_digest(model)},
     )
 
 
-def _run(writer: TableWriter, family: FamilyConfig, dataset: Table, initial: str, plan: Plan) -> Manifest:
-    wanted = is_known(family) & pc.is_in(pc.field("split"), pa.array(_SPLITS))
+def _run(writer: TableWriter, part: Part, dataset: Table, initial: str, plan: Plan) -> Manifest:
+    wanted = is_known(part.family) & pc.is_in(pc.field("split"), pa.array(_SPLITS))
     num_movies = dataset.dataset.count_rows(filter=wanted)
     cluster.connect()
-    rows = read(dataset, ["imdb_id", "split", *family.columns], _WINDOW).map_batches(
+    rows = read(dataset, ["imdb_id", "split", *part.family.columns], _WINDOW).map_batches(
         Freeze,
-        fn_constructor_args=(storage.absolute(initial), wanted, plan.precision, plan.seed),
+        fn_constructor_args=(storage.absolute(initial), part.role, wanted, plan),
         batch_size=_WINDOW,
         batch_format="pyarrow",
         **actor_pool(None, plan.accelerator, -(-num_movies // _WINDOW)),
     )
-    progress = Progress("features", num_movies)
+    progress = Progress(f"features of {part.family.columns[-1]}s", num_movies)
     for statuses in write(rows, writer.directory, FEATURES, _WINDOW):
         progress.add(statuses)
     return writer.finish(rows_in=num_movies, expected_rows=num_movies)
@@ -132,12 +159,11 @@ def _run(writer: TableWriter, family: FamilyConfig, dataset: Table, initial: str
 class Freeze:
     """Ray Data stage: batches of movies become rows of features."""
 
-    def __init__(self, directory: str, wanted: pc.Expression, precision: Precision, seed: int):
-        self._wanted = wanted
+    def __init__(self, directory: str, role: str, wanted: pc.Expression, plan: Plan):
+        self._wanted, self._plan = wanted, plan
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(cluster.assigned_cpus())
-        self._model = checkpoint.load(directory)[1].to(self._device)
-        self._precision, self._seed = precision, seed
+        self._model = checkpoint.load(directory)[1].parts[role].to(self._device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One row for each movie to learn from."""
@@ -148,8 +174,6 @@ class Freeze:
             {
                 "imdb_id": batch["imdb_id"],
                 "status": pa.array(np.where(encoded.readable, "ok", "unreadable").tolist(), pa.string()),
-                "has_text": pa.array(encoded.has_text),
-                "has_image": pa.array(encoded.has_image),
                 "shape": pa.array([value and list(value[0].shape) for value in values], pa.list_(pa.int32())),
                 "values": pa.array(
                     [value and b"".join(view.tobytes() for view in value) for value in values], pa.binary()
@@ -163,49 +187,60 @@ class Freeze:
         views = [self._view(encoded)]
         for number in range(self._model.num_views):
             # The same views of the same movies, whichever actor computes them.
-            torch.manual_seed(zlib.crc32(f"{self._seed} {number} {ids[:1]}".encode()))
+            torch.manual_seed(zlib.crc32(f"{self._plan.seed} {number} {ids[:1]}".encode()))
             self._model.train()
             views.append(self._view(encoded))
             self._model.eval()
         return (None if values[0] is None else list(values) for values in zip(*views, strict=True))
 
     def _view(self, encoded: Encoded) -> list[Any]:
-        worth = np.flatnonzero(self._model.worth_freezing(encoded))
-        found: list[Any] = [None] * len(encoded.lengths)
-        for places, values in outputs(self._model.frozen, encoded.take(worth), self._device, self._precision):
-            for row, value in zip(worth[places], values.half().cpu().numpy(), strict=True):
+        known = np.flatnonzero(encoded.readable)
+        found: list[Any] = [None] * len(encoded.readable)
+        for places, values in outputs(self._model.frozen, encoded.take(known), self._device, self._plan.precision):
+            for row, value in zip(known[places], values.half().cpu().numpy(), strict=True):
                 found[row] = value
         return found
 
 
-def split_of(features: Table, rows: Rows, live: Encoder | None, *, views: bool) -> Split:
-    """The movies of a split with their features in place of what frozen layers read of them.
+def split_of(kept: Sequence[tuple[Part, Table]], model: GenreModel, rows: Rows, *, views: bool) -> Split:
+    """The movies of a split, with their features in place of what frozen layers read of them.
 
     Args:
-        features: of a dataset.
-        rows: of the same dataset.
-        live: encodes what is read beside the features.
+        kept: parts of the model, and their features.
+        model: whose other parts read the movies anew.
+        rows: of the dataset that the features are of.
         views: whether changed views of a movie may stand for it.
     """
-    found = features.read(filter=pc.is_in(pc.field("imdb_id"), rows.ids.combine_chunks())).sort_by("imdb_id")
-    has_text, has_image = (found[name].to_numpy() for name in ("has_text", "has_image"))
-    parts: tuple[Part, ...] = (Frozen(_values_in(found, views=views)),)
-    if live is not None:
-        parts = (*live.encode(rows.movies).parts, *parts)
-    return readable(Encoded(has_text, has_image, parts), rows.labels)
+    roles = {part.role for part, _ in kept}
+    parts = [part.encoder.encode(rows.movies) for role, part in model.parts.items() if role not in roles]
+    parts += [_encoded(part, table, rows, views=views) for part, table in kept]
+    has_text, has_image = (np.any([getattr(one, name) for one in parts], 0) for name in ("has_text", "has_image"))
+    return readable(Encoded(has_text, has_image, tuple(one for part in parts for one in part.parts)), rows.labels)
 
 
-def _values_in(found: pa.Table, *, views: bool) -> np.ndarray:
-    """Shape (N, V, ...), zero where frozen layers have seen nothing."""
-    known = np.flatnonzero(found["values"].is_valid().to_numpy())
-    if not len(known):
-        return np.zeros((len(found), 1, 1), np.float16)
-    shape = found["shape"][known[0]].as_py()
-    contents = found["values"].take(pa.array(known))
-    seen = np.stack([np.frombuffer(content.as_buffer(), np.float16).reshape(-1, *shape) for content in contents])
-    values = np.zeros((len(found), *(seen.shape[1:] if views else (1, *shape))), np.float16)
-    values[known] = seen if views else seen[:, :1]
-    return values
+def _encoded(part: Part, table: Table, rows: Rows, *, views: bool) -> Encoded:
+    """The movies as a part's layers that are not frozen read them."""
+    is_seen = pc.field("values").is_valid() & pc.is_in(pc.field("imdb_id"), rows.ids.combine_chunks())
+    seen = table.read(["imdb_id", "shape", "values"], filter=is_seen)
+    places = pc.index_in(rows.ids, value_set=seen["imdb_id"].combine_chunks()).fill_null(-1).to_numpy()
+    name = f"{part.role}_frozen" if part.role else "frozen"
+    known, none = places >= 0, np.zeros(len(places), bool)
+    reads_images = "image" in part.family.columns
+    return Encoded(
+        has_text=none if reads_images else known,
+        has_image=known if reads_images else none,
+        parts=(Frozen(name, _values_of(seen, views=views), places),),
+    )
+
+
+def _values_of(seen: pa.Table, *, views: bool) -> np.ndarray:
+    """Shape (K, V, ...)."""
+    if not len(seen):
+        return np.zeros((0, 1, 1), np.float16)
+    shape = seen["shape"][0].as_py()
+    buffers = (content.as_buffer() for content in seen["values"])
+    values = np.stack([np.frombuffer(buffer, np.float16).reshape(-1, *shape) for buffer in buffers])
+    return values if views else values[:, :1]
 
 
 def _digest(model: GenreModel) -> str:
@@ -215,4 +250,16 @@ def _digest(model: GenreModel) -> str:
         for name, value in module.state_dict().items():
             digest.update(json.dumps([part, name, list(value.shape), str(value.dtype)]).encode())
             digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _assets_digest(model: GenreModel) -> str:
+    """Of what is written beside the weights, such as a tokenizer."""
+    digest = hashlib.sha256()
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        model.save_assets(folder)
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest.update(json.dumps([path.relative_to(folder).as_posix(), path.stat().st_size]).encode())
+            digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -143,19 +143,21 @@ def _fit_by_gradient(config: TrainConfig, model: GenreModel, output: Output, tab
 
 def _splits(config: TrainConfig, model: GenreModel, output: Output, table: Table) -> dict[str, Split]:
     """Movies to learn from and to validate with, as the model or what of it is not frozen reads them."""
-    if model.num_views and config.features == "none":
-        raise InputError("features=none: model.augment.views are kept as features; give a folder, or leave views out")
-    keeps = bool(model.frozen_modules) and config.features != "none"
-    rows = {split: read_split(table, split, config.model, images=not keeps) for split in ("train", "val")}
-    if not keeps:
+    kept = features.kept_parts(model, config.model)
+    if config.features == "none":
+        if any(part.model.num_views for part in kept):
+            raise InputError(
+                "features=none: model.augment.views are kept as features; give a folder, or leave views out"
+            )
+        kept = []
+    images_kept = any("image" in part.family.columns for part in kept)
+    rows = {split: read_split(table, split, config.model, images=not images_kept) for split in ("train", "val")}
+    if not kept:
         return {split: encode(model.encoder, found) for split, found in rows.items()}
     directory = config.features or output.path(_FEATURES)
     plan = features.Plan(directory, config.accelerator, config.precision, config.seed)
-    frozen = features.compute(model, config.model, table, output.path(_INITIAL), plan)
-    return {
-        split: features.split_of(frozen, found, model.live_encoder, views=split == "train")
-        for split, found in rows.items()
-    }
+    tables = [(part, features.compute(part, table, output.path(_INITIAL), plan)) for part in kept]
+    return {split: features.split_of(tables, model, found, views=split == "train") for split, found in rows.items()}
 
 
 def _initial_model(config: TrainConfig, directory: str, table: Table, towers: dict[str, str]) -> GenreModel:

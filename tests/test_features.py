@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mmgenre import checkpoint
 from mmgenre.errors import InputError
-from mmgenre.features import Frozen, Plan, compute, recipe
+from mmgenre.features import Frozen, Plan, compute, kept_parts, recipe
 from mmgenre.models.movies import Movies
 from mmgenre.models.vgg import VggConfig
 from mmgenre.predict import TagConfig, tag
@@ -85,7 +85,8 @@ def test_features_are_computed_once_and_give_the_scores_of_computing_them_anew(t
     before = sorted(features.rglob("*"))
     card, model = checkpoint.load(str(first))
     plan = Plan(str(features), "auto", "fp32", seed=5)
-    table = compute(model, card.model, Table(movies), str(first), plan)
+    (part,) = kept_parts(model, card.model)
+    table = compute(part, Table(movies), str(first), plan)
     assert sorted(features.rglob("*")) == before
     assert Counter(table.read(["status"])["status"].to_pylist()) == {"ok": 86, "unreadable": 2}
 
@@ -117,12 +118,13 @@ def test_features_are_shared_until_weights_or_what_is_seen_change(movies, weight
 
 def test_a_movie_stands_for_itself_or_for_any_of_its_views():
     values = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
+    places = np.array([1, -1, 0])
 
-    seen = {tuple(Frozen(values).batch(np.array([1]))["frozen"][0].tolist()) for _ in range(60)}
-    alone = Frozen(values[:, :1]).batch(np.array([1, 0]))["frozen"]
+    seen = {tuple(Frozen("frozen", values, places).batch(np.array([0]))["frozen"][0].tolist()) for _ in range(60)}
+    alone = Frozen("other", values[:, :1], places).take(np.array([2, 1])).batch(np.array([1, 0]))["other"]
 
     assert seen == {tuple(view) for view in values[1].tolist()}
-    assert alone.tolist() == [values[1, 0].tolist(), values[0, 0].tolist()]
+    assert alone.tolist() == [[0, 0, 0, 0], values[0, 0].tolist()]
     assert alone.dtype == torch.float32
 
 

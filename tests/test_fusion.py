@@ -9,6 +9,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from mmgenre.errors import InputError
+from mmgenre.features import Plan, kept_parts, recipe
 from mmgenre.genres import GENRES
 from mmgenre.inference import predict_logits
 from mmgenre.models.bilstm import BilstmConfig
@@ -148,33 +149,38 @@ def test_frozen_towers_stay_and_all_else_gets_a_gradient(model, frozen):
     assert {name.partition(".")[0] for name in learned} == {"head", "text", "image"} - set(frozen)
 
 
-@pytest.mark.parametrize("frozen", [("image",), ("text", "image")])
+@pytest.mark.parametrize("frozen", [(), ("text",), ("text", "image")])
 def test_frozen_features_give_the_logits_that_computing_them_anew_gives(model, frozen):
     settings = {"text": TEXT | {"frozen": "text" in frozen}, "image": IMAGE | {"frozen": "image" in frozen}}
     built = build(type(model._config).model_fields["family"].default, **settings)
-    encoded = built.encoder.encode(MOVIES)
-    batch = encoded.batch(np.arange(5))
+    batch = built.encoder.encode(MOVIES).batch(np.arange(5))
+    parts = kept_parts(built, built._config)
 
     with torch.inference_mode():
-        kept = {name: value for name, value in batch.items() if name not in ("pixels", *unread(built))}
-        from_features = built(kept | {"frozen": built.frozen(batch)})
+        kept = {f"{part.role}_frozen": part.model.frozen(batch) for part in parts}
+        unread = ("pixels", *(("input_ids", "attention_mask") if "text" in frozen else ()))
+        from_features = built({name: value for name, value in batch.items() if name not in unread} | kept)
         torch.testing.assert_close(from_features, built(batch))
-    assert (built.live_encoder is None) == (len(frozen) == 2)
-    assert built.worth_freezing(encoded).tolist() == [True, True, len(frozen) == 2, True, len(frozen) == 2]
+    # VGG's blocks are frozen by its own settings.
+    assert [part.role for part in parts] == (["text", "image"] if "text" in frozen else ["image"])
 
 
-def test_kept_logits_are_not_taken_for_kept_features():
-    frozen = {"text": TEXT | {"frozen": True}, "image": IMAGE | {"frozen": True}}
+def test_fusions_and_the_image_model_itself_share_the_features_of_posters(tmp_path, write_table):
+    columns = [["tt1"], ["train"], ["A title"], [None], [poster(0)], per_genre(np.eye(1, 9, dtype=np.float32))]
+    dataset = Table(
+        write_table(tmp_path / "movies", MOVIES_SCHEMA, dict(zip(MOVIES_SCHEMA.names, columns, strict=True)))
+    )
+    alone = VggConfig.model_validate(IMAGE["model"]).build(MOVIES)
+    fusions = [build(name, text=TEXT | {"frozen": True}) for name in FAMILIES]
+    for fusion in fusions:
+        fusion.image.load_state_dict(alone.state_dict())
 
-    late, gated, concatenated = (build(name, **frozen) for name in ("late_fusion", "gated_fusion", "concat_fusion"))
+    def made_of(part):
+        return recipe(part, dataset, Plan("DIR", "auto", "fp32", 0)).model_dump_json()
 
-    assert late.frozen_settings != gated.frozen_settings
-    assert concatenated.frozen_settings == gated.frozen_settings
-
-
-def unread(model):
-    """Inputs that no layer reads once the frozen ones have."""
-    return ("input_ids", "attention_mask") if model.live_encoder is None else ()
+    assert {made_of(fusion.image) for fusion in fusions} == {made_of(alone)}
+    # Of the same seed.
+    assert len({made_of(fusion.text) for fusion in fusions} - {made_of(alone)}) == 1
 
 
 def test_a_restored_model_gives_the_same_logits(model, tmp_path):
@@ -241,8 +247,8 @@ def test_tfidf_is_fused_by_its_logits(frozen):
 
     assert logits_of(model, MOVIES)[PLOT_ONLY] == pytest.approx(logits_of(text.eval(), MOVIES)[PLOT_ONLY], abs=1e-5)
     assert model.features(batch).shape == (5, model.feature_dim) == (5, 18)
-    if frozen:
-        torch.testing.assert_close(model(batch | {"frozen": model.frozen(batch)}), model(batch))
+    # Its rows are as large as its vocabulary, and cheap to compute.
+    assert "text" not in [part.role for part in kept_parts(model, config)]
 
 
 # On Ray: features of posters kept, plots read anew

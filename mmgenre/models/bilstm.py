@@ -5,7 +5,7 @@ Source: Hochreiter and Schmidhuber 1997; vectors by Pennington et al. 2014, GloV
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -76,6 +76,8 @@ class Bilstm(GenreModel):
 
     def features(self, batch: Batch) -> torch.Tensor:
         """The largest output of each unit over a plot's words, shape (B, 2 * hidden)."""
+        if "frozen" in batch:
+            return batch["frozen"]
         mask = batch["attention_mask"]
         # A plot without a known word is one word of padding.
         lengths = mask.sum(1).clamp(min=1).cpu()
@@ -85,6 +87,11 @@ class Bilstm(GenreModel):
             packed = pack_padded_sequence(vectors, lengths, batch_first=True, enforce_sorted=False)
             found, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, padding_value=float("-inf"))
         return found.amax(1)
+
+    @property
+    def frozen_settings(self) -> dict[str, Any]:
+        """What is read of a plot."""
+        return self.encoder.settings
 
     def classify(self, features: torch.Tensor) -> torch.Tensor:
         """Logits of features, shape (B, 9)."""

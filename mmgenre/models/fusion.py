@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import nn
@@ -70,12 +69,17 @@ class FusionConfig(TrainedByGradient):
     @property
     def columns(self) -> tuple[str, ...]:
         """What the two towers read of a movie."""
-        return tuple(column for tower in self.towers.values() for column in _model_of(tower).columns)
+        return tuple(column for part in self.parts.values() for column in part.columns)
 
     @property
     def towers(self) -> dict[str, TextTower | ImageTower]:
         """By role."""
         return {"text": self.text, "image": self.image}
+
+    @property
+    def parts(self) -> dict[str, FamilyConfig]:
+        """The families of the two towers."""
+        return {role: _model_of(tower) for role, tower in self.towers.items()}
 
     @property
     def checkpoints(self) -> dict[str, str]:
@@ -118,7 +122,7 @@ class FusionConfig(TrainedByGradient):
 
     def restore(self, assets: Path) -> "Fusion":
         """The model's structure from a checkpoint's assets; its weights are loaded afterwards."""
-        towers = {role: _model_of(tower).restore(assets / role) for role, tower in self.towers.items()}
+        towers = {role: part.restore(assets / role) for role, part in self.parts.items()}
         return Fusion(self, towers["text"], towers["image"])
 
     @abstractmethod
@@ -303,55 +307,21 @@ class Fusion(GenreModel):
         self.feature_dim = text.feature_dim + image.feature_dim if config.joins_features else 2 * len(GENRES)
         self.head = config.joint(text.feature_dim, image.feature_dim)
         self._config = config
-        self._frozen = {role for role, tower in config.towers.items() if tower.frozen}
-        self._all_frozen = self._frozen == set(ROLES)
-        for role in self._frozen:
-            self._towers[role].requires_grad_(False)
+        self._frozen = [self.parts[role] for role, tower in config.towers.items() if tower.frozen]
+        for tower in self._frozen:
+            tower.freeze()
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode, but for frozen towers, whose dropout must not change what they see."""
         super().train(mode)
-        for role in self._frozen:
-            self._towers[role].eval()
+        for tower in self._frozen:
+            tower.eval()
         return self
 
     @property
-    def frozen_modules(self) -> dict[str, nn.Module]:
-        """Both towers where both are frozen, else what is frozen of the image tower."""
-        if self._all_frozen:
-            return dict(self._towers)
-        return self.image.frozen_modules
-
-    @property
-    def frozen_settings(self) -> dict[str, Any]:
-        """Those of the image tower, and where both are frozen the text tower's, and whether features are kept."""
-        text = _model_of(self._config.text).to_settings() if self._all_frozen else None
-        kept = self._config.joins_features if self._all_frozen else None
-        return {"text": text, "image": self.image.frozen_settings, "joins_features": kept}
-
-    @property
-    def num_views(self) -> int:
-        """Changed views of each poster."""
-        return self.image.num_views
-
-    @property
-    def live_encoder(self) -> Encoder | None:
-        """The text tower's, unless all is frozen."""
-        return None if self._all_frozen else self.text.encoder
-
-    def worth_freezing(self, movies: Encoded) -> np.ndarray:
-        """Movies with a poster, unless all is frozen."""
-        return movies.readable if self._all_frozen else movies.has_image
-
-    def frozen(self, batch: Batch) -> torch.Tensor:
-        """Features or logits of both towers, or what the image tower's frozen layers make of the posters."""
-        if not self._all_frozen:
-            return self.image.frozen(batch)
-        with torch.no_grad():
-            found = [tower.features(batch) for tower in self._towers.values()]
-            if not self._config.joins_features:
-                found = [tower.classify(one) for tower, one in zip(self._towers.values(), found, strict=True)]
-            return torch.cat(found, 1)
+    def parts(self) -> dict[str, GenreModel]:
+        """The two towers."""
+        return {"text": self.text, "image": self.image}
 
     def features(self, batch: Batch) -> torch.Tensor:
         """What is joined, side by side, zero where there is nothing to see, shape (B, feature_dim)."""
@@ -366,40 +336,25 @@ class Fusion(GenreModel):
     def depth(self, parameter: str) -> int:
         """As the parameter's tower counts."""
         role, _, rest = parameter.partition(".")
-        return self._towers[role].depth(rest) if role in ROLES else 0
+        return self.parts[role].depth(rest) if role in ROLES else 0
 
     def save_assets(self, directory: Path) -> None:
         """The towers' assets, each in a folder of its own."""
-        for role, tower in self._towers.items():
+        for role, tower in self.parts.items():
             (directory / role).mkdir()
             tower.save_assets(directory / role)
 
-    @property
-    def _towers(self) -> dict[str, GenreModel]:
-        return {"text": self.text, "image": self.image}
-
     def _see(self, batch: Batch) -> Seen:
         has_text, has_image = self._kept(batch["has_text"], batch["has_image"])
-        text, image, text_logits, image_logits = self._made_of(batch)
+        text, image = (tower.features(_batch_of(role, batch)) for role, tower in self.parts.items())
         return Seen(
             text=text * has_text if self._config.joins_features else None,
             image=image * has_image if self._config.joins_features else None,
-            text_logits=text_logits * has_text,
-            image_logits=image_logits * has_image,
+            text_logits=self.text.classify(text) * has_text,
+            image_logits=self.image.classify(image) * has_image,
             has_text=has_text,
             has_image=has_image,
         )
-
-    def _made_of(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Features of text and image, logits of text and image; kept logits stand for the features, too."""
-        if not (self._all_frozen and "frozen" in batch):
-            text, image = self.text.features(batch), self.image.features(batch)
-        elif self._config.joins_features:
-            text, image = batch["frozen"].split([self.text.feature_dim, self.image.feature_dim], 1)
-        else:
-            text, image = batch["frozen"].split(len(GENRES), 1)
-            return text, image, text, image
-        return text, image, self.text.classify(text), self.image.classify(image)
 
     def _kept(self, has_text: torch.Tensor, has_image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What may be seen, shape (B, 1), 0 or 1; in training the plot or the poster of some movies is hidden."""
@@ -411,3 +366,9 @@ class Fusion(GenreModel):
         hides_text = both * (chance < self._config.modality_dropout / 2)
         hides_image = both * (chance > 1 - self._config.modality_dropout / 2)
         return has_text * (1 - hides_text), has_image * (1 - hides_image)
+
+
+def _batch_of(role: str, batch: Batch) -> Batch:
+    """The batch as a tower reads it: what is kept of its frozen layers has the role's name before it."""
+    kept = batch.get(f"{role}_frozen")
+    return batch if kept is None else batch | {"frozen": kept}

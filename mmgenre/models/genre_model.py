@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from mmgenre.config import Config
-from mmgenre.models.movies import Batch, Encoded, Encoder, Movies
+from mmgenre.models.movies import Batch, Encoder, Movies
 
 
 class GenreModel(nn.Module):
@@ -22,6 +22,10 @@ class GenreModel(nn.Module):
     feature_dim: int
     encoder: Encoder
     head: nn.Module
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_frozen = False
 
     @abstractmethod
     def features(self, batch: Batch) -> torch.Tensor:
@@ -40,18 +44,20 @@ class GenreModel(nn.Module):
         return 0
 
     @property
-    def frozen_modules(self) -> dict[str, nn.Module]:
-        """What `frozen` computes with, by name; none: there is nothing that is worth to be kept."""
-        return {}
+    def parts(self) -> "dict[str, GenreModel]":
+        """The models that this one is made of, each of which may have something frozen: itself, under no name."""
+        return {"": self}
+
+    def freeze(self) -> None:
+        """Stay as it is from here on."""
+        self.requires_grad_(False)
+        self._is_frozen = True
 
     @property
-    def live_encoder(self) -> Encoder | None:
-        """Of what the model still reads of a movie beside what `frozen` has made of it; None where that is nothing."""
-        return None
-
-    def worth_freezing(self, movies: Encoded) -> np.ndarray:
-        """Shape (N,): of which movies `frozen` says anything."""
-        return movies.readable
+    def frozen_modules(self) -> dict[str, nn.Module]:
+        """What `frozen` computes with, by name; none: there is nothing that is worth to be kept."""
+        below_head = {name: module for name, module in self.named_children() if name != "head"}
+        return below_head if self._is_frozen else {}
 
     @property
     def num_views(self) -> int:
@@ -60,12 +66,13 @@ class GenreModel(nn.Module):
 
     @property
     def frozen_settings(self) -> dict[str, Any]:
-        """What else decides what `frozen` computes, as JSON values."""
+        """What else decides what `frozen` computes, as JSON values; the assets aside."""
         return {}
 
     def frozen(self, batch: Batch) -> torch.Tensor:
         """What no training changes, shape (B, ...); `features` takes it from a batch's `frozen` where there is one."""
-        raise NotImplementedError
+        with torch.no_grad():
+            return self.features(batch)
 
     @abstractmethod
     def save_assets(self, directory: Path) -> None:
@@ -79,6 +86,11 @@ class FamilyConfig(Config):
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
         """What the model reads of a movie: columns of MOVIES."""
+
+    @property
+    def parts(self) -> "dict[str, FamilyConfig]":
+        """Those of the model's parts, under the same names."""
+        return {"": self}
 
     @abstractmethod
     def restore(self, assets: Path) -> GenreModel:

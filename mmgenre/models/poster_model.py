@@ -119,10 +119,16 @@ class PosterModel(GenreModel):
         self._frozen.eval()
         return self
 
+    def freeze(self) -> None:
+        """Stay as it is from here on."""
+        super().freeze()
+        self._num_frozen = len(self.stages)
+
     @property
     def frozen_modules(self) -> dict[str, nn.Module]:
         """The frozen stages, where they see the same images in each epoch."""
-        changes = self._config.augment is not None and self._config.augment.views is None
+        augment = self._config.augment
+        changes = augment is not None and augment.views is None and not self._is_frozen
         return {"stages": self._frozen} if self._num_frozen and not changes else {}
 
     @property

@@ -84,6 +84,11 @@ class TextEncoder:
         self.max_length = max_length
         self._title = title
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides which part of a text is read."""
+        return {"max_length": self.max_length, "title": self._title}
+
     def encode(self, movies: Movies) -> Encoded:
         """Token ids; where there is no plot, those of an empty one."""
         read = texts(movies, title=self._title)

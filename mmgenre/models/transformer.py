@@ -87,12 +87,19 @@ class Transformer(GenreModel):
 
     def features(self, batch: Batch) -> torch.Tensor:
         """Pooled token vectors, shape (B, D)."""
+        if "frozen" in batch:
+            return batch["frozen"]
         mask = batch["attention_mask"]
         hidden = self.backbone(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
         if self._pooling == "first":
             return hidden[:, 0]
         mask = mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+    @property
+    def frozen_settings(self) -> dict[str, Any]:
+        """What is read of a plot, and what becomes of its token vectors."""
+        return self.encoder.settings | {"pooling": self._pooling}
 
     def depth(self, parameter: str) -> int:
         """Layers of the backbone above a named parameter; all of them for the embeddings."""

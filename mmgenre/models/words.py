@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplemma
@@ -53,6 +54,11 @@ class WordEncoder:
         self._numbers = {word: number for number, word in enumerate(words, start=_NUM_SPECIAL)}
         self._max_length = max_length
         self._title = title
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides which part of a text is read."""
+        return {"max_length": self._max_length, "title": self._title}
 
     def encode(self, movies: Movies) -> Encoded:
         """Word numbers; none where there is no plot."""
