@@ -92,7 +92,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Part:
+class KeptPart:
     """A part of a model that has frozen layers.
 
     Args:
@@ -106,13 +106,13 @@ class Part:
     family: FamilyConfig
 
 
-def kept_parts(model: GenreModel, family: FamilyConfig) -> list[Part]:
+def kept_parts(model: GenreModel, family: FamilyConfig) -> list[KeptPart]:
     """The parts of a model of which something is worth to be kept."""
-    parts = [Part(role, part, family.parts[role]) for role, part in model.parts.items()]
+    parts = [KeptPart(role, part, family.parts[role]) for role, part in model.parts.items()]
     return [part for part in parts if part.model.frozen_modules]
 
 
-def compute(part: Part, dataset: Table, initial: str, plan: Plan) -> Table:
+def compute(part: KeptPart, dataset: Table, initial: str, plan: Plan) -> Table:
     """The table of what frozen layers make of the movies to learn from; computed where it is not there yet.
 
     Args:
@@ -139,7 +139,7 @@ def recipe(model: GenreModel, dataset: Table, plan: Plan) -> Recipe:
     )
 
 
-def _run(writer: TableWriter, part: Part, dataset: Table, initial: str, plan: Plan) -> Manifest:
+def _run(writer: TableWriter, part: KeptPart, dataset: Table, initial: str, plan: Plan) -> Manifest:
     wanted = is_known(part.family) & pc.is_in(pc.field("split"), pa.array(_SPLITS))
     num_movies = dataset.dataset.count_rows(filter=wanted)
     cluster.connect()
@@ -202,7 +202,7 @@ class Freeze:
         return found
 
 
-def split_of(kept: Sequence[tuple[Part, Table]], model: GenreModel, rows: Rows, *, views: bool) -> Split:
+def split_of(kept: Sequence[tuple[KeptPart, Table]], model: GenreModel, rows: Rows, *, views: bool) -> Split:
     """The movies of a split, with their features in place of what frozen layers read of them.
 
     Args:
@@ -218,7 +218,7 @@ def split_of(kept: Sequence[tuple[Part, Table]], model: GenreModel, rows: Rows, 
     return readable(Encoded(has_text, has_image, tuple(one for part in parts for one in part.parts)), rows.labels)
 
 
-def _encoded(part: Part, table: Table, rows: Rows, *, views: bool) -> Encoded:
+def _encoded(part: KeptPart, table: Table, rows: Rows, *, views: bool) -> Encoded:
     """The movies as a part's layers that are not frozen read them."""
     is_seen = pc.field("values").is_valid() & pc.is_in(pc.field("imdb_id"), rows.ids.combine_chunks())
     seen = table.read(["imdb_id", "shape", "values"], filter=is_seen)

@@ -20,7 +20,7 @@ from mmgenre.cluster import Accelerator
 from mmgenre.errors import InputError
 from mmgenre.inference import predict_logits
 from mmgenre.manifest import Manifest, Output, Recipe
-from mmgenre.models import FittedAtOnce, FusionConfig, GenreModel, ModelConfig, TrainedByGradient
+from mmgenre.models import FittedAtOnce, FusionConfig, GenreModel, ModelConfig, TrainedByGradient, learn_edges
 from mmgenre.progress import printed_lines
 from mmgenre.schema import MOVIES
 from mmgenre.splits import Rows, Split, encode, read_split
@@ -168,13 +168,14 @@ def _initial_model(config: TrainConfig, directory: str, table: Table, towers: di
     if CARD in storage.names_in(directory):
         return checkpoint.load(directory)[1]
     torch.manual_seed(config.seed)
-    family, movies = config.model, read_split(table, "train", config.model, images=False).movies
+    family, rows = config.model, read_split(table, "train", config.model, images=False)
     if isinstance(family, FusionConfig):
         trained = {role: checkpoint.load(tower)[1] for role, tower in towers.items()}
-        model: GenreModel = family.join(trained, movies)
+        model: GenreModel = family.join(trained, rows.movies)
     else:
         assert isinstance(family, TrainedByGradient)  # noqa: S101 - those fitted at once do not come here
-        model = family.build(movies)
+        model = family.build(rows.movies)
+    learn_edges(model, rows.labels)
     checkpoint.save(model, Card.model_validate({"model": family}), directory)
     return model
 

@@ -8,8 +8,9 @@ from mmgenre.models.bilstm import BilstmConfig
 from mmgenre.models.clip import ClipConfig
 from mmgenre.models.efficientnet import EfficientNetConfig
 from mmgenre.models.fusion import ConcatFusionConfig, FusionConfig, GatedFusionConfig, LateFusionConfig
+from mmgenre.models.genre_graph import learn_edges
 from mmgenre.models.genre_model import FamilyConfig, FittedAtOnce, GenreModel, TrainedByGradient
-from mmgenre.models.movies import Batch, Encoded, Encoder, Movies, Part
+from mmgenre.models.movies import Batch, Encoded, Encoder, Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.transformer import TransformerConfig
 from mmgenre.models.vgg import VggConfig
@@ -37,6 +38,6 @@ __all__ = [
     "GenreModel",
     "ModelConfig",
     "Movies",
-    "Part",
     "TrainedByGradient",
+    "learn_edges",
 ]

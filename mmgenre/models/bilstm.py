@@ -72,7 +72,7 @@ class Bilstm(GenreModel):
         self.vectors.requires_grad_(not (config.frozen_vectors and config.vectors is not None))
         self.lstm = nn.LSTM(vector_size, config.hidden, batch_first=True, bidirectional=True)
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(self.feature_dim, len(GENRES))
+        self.head = config.headed(nn.Linear(self.feature_dim, len(GENRES)))
 
     def features(self, batch: Batch) -> torch.Tensor:
         """The largest output of each unit over a plot's words, shape (B, 2 * hidden)."""

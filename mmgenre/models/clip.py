@@ -75,7 +75,7 @@ class Clip(PosterModel):
         super().__init__(config, normalisation, [_FirstToken(backbone)])
         self.feature_dim = backbone.config.hidden_size
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(self.feature_dim, len(GENRES))
+        self.head = config.headed(nn.Linear(self.feature_dim, len(GENRES)))
 
     def pool(self, maps: torch.Tensor) -> torch.Tensor:
         """The encoder's output as it is, shape (B, feature_dim)."""

@@ -63,7 +63,7 @@ class EfficientNet(ConvolutionalModel):
         super().__init__(config, IMAGENET, list(network.features))
         self.feature_dim = network.classifier[1].in_features
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(self.feature_dim, len(GENRES))
+        self.head = config.headed(nn.Linear(self.feature_dim, len(GENRES)))
 
     def pool(self, maps: torch.Tensor) -> torch.Tensor:
         """The mean over all positions, shape (B, feature_dim)."""

@@ -305,7 +305,7 @@ class Fusion(GenreModel):
         self.encoder = FusionEncoder(text.encoder, image.encoder)
         self.text, self.image = text, image
         self.feature_dim = text.feature_dim + image.feature_dim if config.joins_features else 2 * len(GENRES)
-        self.head = config.joint(text.feature_dim, image.feature_dim)
+        self.head = config.headed(config.joint(text.feature_dim, image.feature_dim))
         self._config = config
         self._frozen = [self.parts[role] for role, tower in config.towers.items() if tower.frozen]
         for tower in self._frozen:

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from mmgenre.config import Config
+from mmgenre.models.genre_graph import GenreGraph
 from mmgenre.models.movies import Batch, Encoder, Movies
 
 
@@ -82,10 +83,18 @@ class GenreModel(nn.Module):
 class FamilyConfig(Config):
     """A family's settings."""
 
+    genre_graph: bool = Field(
+        False, description="the head's logits are refined over the graph of the genres that go together"
+    )
+
     @property
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
         """What the model reads of a movie: columns of MOVIES."""
+
+    def headed(self, head: nn.Module) -> nn.Module:
+        """The head, with a graph behind it where there is to be one."""
+        return nn.Sequential(head, GenreGraph()) if self.genre_graph else head
 
     @property
     def parts(self) -> "dict[str, FamilyConfig]":

@@ -11,15 +11,18 @@ from pydantic import Field
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_predict
 from torch import nn
 
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
+from mmgenre.models.genre_graph import fit_graph, learn_edges
 from mmgenre.models.genre_model import FittedAtOnce, GenreModel, ReadsText
 from mmgenre.models.movies import Batch, Encoded, Movies
 from mmgenre.models.text import encoded_texts, texts
 
 _VOCABULARY = "vocabulary.json"
+_FOLDS = 5
 
 
 class TfidfConfig(ReadsText, FittedAtOnce):
@@ -52,7 +55,10 @@ class TfidfConfig(ReadsText, FittedAtOnce):
         terms = vectorizer.get_feature_names_out().tolist()
         model = Tfidf(self, terms, vectorizer.idf_.tolist())
         for column in range(len(GENRES)):
-            _fit_genre(model.head, column, rows, labels[:, column], self.c)
+            _fit_genre(model.linear, column, rows, labels[:, column], self.c)
+        if self.genre_graph:
+            learn_edges(model, labels)
+            fit_graph(model.head[1], _unseen_logits(rows, labels, self.c), labels)
         return model
 
     def restore(self, assets: Path) -> "Tfidf":
@@ -122,27 +128,34 @@ class TermEncoder:
         return Terms(self._vectorizer.transform(read).tocsr())
 
 
+class _SparseLinear(nn.Linear):
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Logits of TF-IDF rows, shape (B, 9)."""
+        # Sparse products exist in fp32 only, and cost next to nothing.
+        with torch.autocast(self.weight.device.type, enabled=False):
+            return rows @ self.weight.T + self.bias
+
+
 class Tfidf(GenreModel):
     """Nine logistic regressions on TF-IDF rows; V terms are its features."""
 
     encoder: TermEncoder
-    head: nn.Linear
+    head: Any
 
     def __init__(self, config: TfidfConfig, terms: list[str], idf: list[float]):
         super().__init__()
         self.feature_dim = len(terms)
         self.encoder = TermEncoder(terms, idf, config.max_ngram, title=config.title)
-        self.head = nn.Linear(len(terms), len(GENRES))
+        self.head = config.headed(_SparseLinear(len(terms), len(GENRES)))
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The regressions alone, without a graph behind them."""
+        return self.head if isinstance(self.head, _SparseLinear) else self.head[0]
 
     def features(self, batch: Batch) -> torch.Tensor:
         """The TF-IDF rows themselves, shape (B, V), sparse."""
         return batch["terms"]
-
-    def classify(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits of TF-IDF rows, shape (B, 9)."""
-        # Sparse products exist in fp32 only, and cost next to nothing.
-        with torch.autocast(self.head.weight.device.type, enabled=False):
-            return features @ self.head.weight.T + self.head.bias
 
     def save_assets(self, directory: Path) -> None:
         """The terms and their inverse document frequencies."""
@@ -150,13 +163,29 @@ class Tfidf(GenreModel):
         (directory / _VOCABULARY).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-def _fit_genre(head: nn.Linear, column: int, rows: sparse.csr_matrix, labels: np.ndarray, c: float) -> None:
-    """Fit one genre's row of the head."""
-    rate = labels.mean()
-    weight, bias = torch.zeros(rows.shape[1]), torch.logit(torch.tensor(float(rate)), eps=1e-6)
-    if 0 < rate < 1:
-        fitted = LogisticRegression(C=c, class_weight="balanced", solver="liblinear", random_state=0).fit(rows, labels)
+def _fit_genre(linear: nn.Linear, column: int, rows: sparse.csr_matrix, labels: np.ndarray, c: float) -> None:
+    """Fit one genre's row."""
+    weight, bias = torch.zeros(rows.shape[1]), torch.tensor(_base_logit(labels))
+    if 0 < labels.mean() < 1:
+        fitted = _regression(c).fit(rows, labels)
         weight, bias = torch.from_numpy(fitted.coef_[0]).float(), torch.tensor(float(fitted.intercept_[0]))
     with torch.no_grad():
-        head.weight[column] = weight
-        head.bias[column] = bias
+        linear.weight[column] = weight
+        linear.bias[column] = bias
+
+
+def _unseen_logits(rows: sparse.csr_matrix, labels: np.ndarray, c: float) -> np.ndarray:
+    """Of each row those of regressions fitted on other rows; the base rate's where few rows have a genre, or lack it."""
+    logits = np.tile(np.array([_base_logit(wanted) for wanted in labels.T], np.float32), (len(labels), 1))
+    for column, wanted in enumerate(labels.T):
+        if min(wanted.sum(), len(wanted) - wanted.sum()) >= _FOLDS:
+            logits[:, column] = cross_val_predict(_regression(c), rows, wanted, cv=_FOLDS, method="decision_function")
+    return logits
+
+
+def _base_logit(labels: np.ndarray) -> float:
+    return float(torch.logit(torch.tensor(float(labels.mean())), eps=1e-6))
+
+
+def _regression(c: float) -> LogisticRegression:
+    return LogisticRegression(C=c, class_weight="balanced", solver="liblinear", random_state=0)

@@ -80,7 +80,7 @@ class Transformer(GenreModel):
         self.feature_dim = int(backbone.config.hidden_size)
         self.backbone = backbone
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(self.feature_dim, len(GENRES))
+        self.head = config.headed(nn.Linear(self.feature_dim, len(GENRES)))
         self._pooling = config.pooling
         draw_bytes(self)
         _freeze(backbone, config.frozen_layers)

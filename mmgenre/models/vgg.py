@@ -73,7 +73,8 @@ class Vgg(ConvolutionalModel):
         self.pooling = "mean and maximum" if config.head == "light" else "none"
         positions = (config.height // 2**_NUM_BLOCKS) * (config.width // 2**_NUM_BLOCKS)
         self.feature_dim = _CHANNELS * (2 if config.head == "light" else positions)
-        self.head = (_light_head if config.head == "light" else _published_head)(self.feature_dim, config)
+        head = _light_head if config.head == "light" else _published_head
+        self.head = config.headed(head(self.feature_dim, config))
 
     def pool(self, maps: torch.Tensor) -> torch.Tensor:
         """All positions one after the other, or their mean and maximum: shape (B, feature_dim)."""
