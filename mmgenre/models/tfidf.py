@@ -175,7 +175,7 @@ def _fit_genre(linear: nn.Linear, column: int, rows: sparse.csr_matrix, labels: 
 
 
 def _unseen_logits(rows: sparse.csr_matrix, labels: np.ndarray, c: float) -> np.ndarray:
-    """Of each row those of regressions fitted on other rows; the base rate's where few rows have a genre, or lack it."""
+    """Of each row those of regressions fitted on other rows; the base rate where few rows have a genre, or lack it."""
     logits = np.tile(np.array([_base_logit(wanted) for wanted in labels.T], np.float32), (len(labels), 1))
     for column, wanted in enumerate(labels.T):
         if min(wanted.sum(), len(wanted) - wanted.sum()) >= _FOLDS:
