@@ -1,5 +1,7 @@
 """Movies → PREDICTIONS: every movie tagged by a trained model, one row for each, by Ray Data actors."""
 
+from typing import Literal
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,8 +40,12 @@ class TagConfig(Config):
 
     checkpoint: str = Field(description="folder made by jobs/train.py")
     movies: str = Field(description="MOVIES or ENRICHED folder, or a CSV, TSV or Parquet file with imdb_id and plot")
+    split: Literal["train", "val", "test", "all"] = Field("all", description="of a MOVIES table, the movies to tag")
     catalog: str | None = Field(None, description="CATALOG folder with the titles, for models that read them")
     posters: str | None = Field(None, description="POSTERS folder with the images, for models that read them")
+    without: Literal["plot", "poster"] | None = Field(
+        None, description="what is not read though it may be known: movies are tagged by the other alone"
+    )
     output: str = Field(description="folder of the PREDICTIONS table; the same command goes on where it was")
     overwrite: bool = Field(False, description="replace what another configuration left in output")
     actors: int | None = Field(None, ge=1, description="processes with a model each; null: one for each CPU or GPU")
@@ -56,7 +62,8 @@ def tag(config: TagConfig) -> Manifest:
     """
     card = checkpoint.read_card(config.checkpoint)
     thresholds = trained_thresholds(card, config.checkpoint)
-    source = TagInput(config.movies, card.model.columns, config.catalog, config.posters)
+    columns = _columns(card, config.without)
+    source = TagInput(config.movies, columns, split=config.split, catalog=config.catalog, posters=config.posters)
     settings = config.to_settings(without=_PLACES)
     writer = TableWriter(
         config.output,
@@ -73,6 +80,15 @@ def tag(config: TagConfig) -> Manifest:
     storage.delete(staged)
     notes = {"checkpoint": config.checkpoint, "thresholds": thresholds.model_dump()}
     return writer.finish(rows_in=table.manifest.rows, expected_rows=table.manifest.rows, notes=notes)
+
+
+def _columns(card: Card, without: str | None) -> list[str]:
+    """What is read of a movie."""
+    hidden = {"plot": {"plot", "title"}, "poster": {"image"}, None: set()}[without]
+    columns = [name for name in card.model.columns if name not in hidden]
+    if not columns:
+        raise InputError(f"without={without}: this model reads nothing else; leave it out")
+    return columns
 
 
 def trained_thresholds(card: Card, directory: str) -> Thresholds:

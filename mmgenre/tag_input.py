@@ -31,6 +31,7 @@ class TagInput:
     Args:
         movies: folder of a table, or a person's file.
         columns: what the model reads of a movie: some of title, plot and image.
+        split: of a MOVIES table, the only movies that are tagged; all: every movie.
         catalog: folder of the CATALOG table, for movies that have no titles of their own.
         posters: folder of the POSTERS table, for movies that have no images of their own.
 
@@ -38,8 +39,16 @@ class TagInput:
         InputError: neither is there, columns are missing, ids are missing or not distinct.
     """
 
-    def __init__(self, movies: str, columns: Sequence[str], catalog: str | None = None, posters: str | None = None):
-        self._location = movies
+    def __init__(
+        self,
+        movies: str,
+        columns: Sequence[str],
+        *,
+        split: str = "all",
+        catalog: str | None = None,
+        posters: str | None = None,
+    ):
+        self._location, self._split = movies, split
         self._catalog = Table(catalog, CATALOG) if catalog is not None and "title" in columns else None
         self._posters = Table(posters, POSTERS) if posters is not None and "image" in columns else None
         given = {"title": self._catalog, "image": self._posters}
@@ -60,9 +69,11 @@ class TagInput:
 
     def table(self, staged: str) -> Table:
         """The movies; those that are no such table yet are written to `staged`, in bounded parts."""
-        if self._table is not None and self._own == self.schema:
+        if self._table is not None and self._own == self.schema and self._split == "all":
             return self._table
-        writer = TableWriter(staged, self.schema, Recipe(job="stage", settings={}, inputs=self.fingerprints))
+        writer = TableWriter(
+            staged, self.schema, Recipe(job="stage", settings={"split": self._split}, inputs=self.fingerprints)
+        )
         if writer.begin() is None:
             for rows in self._parts():
                 writer.write(rows)
@@ -83,7 +94,8 @@ class TagInput:
     def _batches(self) -> Iterator[pa.RecordBatch]:
         names = self._own.names
         if self._table is not None:
-            yield from self._table.dataset.to_batches(columns=names, batch_size=_ROWS_PER_PART)
+            wanted = pc.scalar(True) if self._split == "all" else pc.field("split") == self._split
+            yield from self._table.dataset.to_batches(columns=names, filter=wanted, batch_size=_ROWS_PER_PART)
             return
         for batch in read_movies(self._location, names):
             missing = batch["imdb_id"].null_count
@@ -102,6 +114,8 @@ class TagInput:
                 raise InputError(f"{self._location}: no {what}, which this model reads; give {setting}=DIR")
         if missing and self._table is not None:
             Table(self._location, self._own)
+        if self._split != "all" and (self._table is None or "split" not in self._table.dataset.schema.names):
+            raise InputError(f"split={self._split}: {self._location} has no splits; only a MOVIES table does")
 
 
 def _with_titles(parts: Iterator[pa.Table], titles: pa.Table) -> Iterator[pa.Table]:

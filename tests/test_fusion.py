@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
+from mmgenre.checkpoint import Card
 from mmgenre.errors import InputError
 from mmgenre.features import Plan, kept_parts, recipe
 from mmgenre.genres import GENRES
@@ -17,7 +18,7 @@ from mmgenre.models.fusion import ConcatFusionConfig, GatedFusionConfig, LateFus
 from mmgenre.models.movies import Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.vgg import VggConfig
-from mmgenre.predict import TagConfig, tag
+from mmgenre.predict import TagConfig, _columns, tag
 from mmgenre.schema import MOVIES as MOVIES_SCHEMA
 from mmgenre.schema import PREDICTIONS, per_genre
 from mmgenre.tables import Table
@@ -284,6 +285,8 @@ def test_a_fusion_is_trained_and_tags_with_what_there_is(local_ray, movies, tmp_
     manifest = train(TrainConfig.parse({"dataset": movies, "output": checkpoint} | settings, "test"))
     tag(TagConfig(checkpoint=checkpoint, movies=movies, output=tags))
 
+    tag(TagConfig(checkpoint=checkpoint, movies=movies, output=str(tmp_path / "posters"), split="test", without="plot"))
+
     # A movie of which nothing but a broken poster is known cannot be learned from.
     assert manifest.statuses == {"train": 52, "val": 26}
     assert manifest.notes["val"]["mean_average_precision"] > 0.5
@@ -292,3 +295,9 @@ def test_a_fusion_is_trained_and_tags_with_what_there_is(local_ray, movies, tmp_
     assert [row["status"] for row in rows] == [expected.get(row % 7, "text_and_poster") for row in range(len(SPLITS))]
     broken = "the poster is not an image that can be decoded"
     assert [row["detail"] for row in rows] == [broken if row % 7 in (4, 6) else None for row in range(len(SPLITS))]
+
+    rows = Table(str(tmp_path / "posters"), PREDICTIONS).read().sort_by("imdb_id").to_pylist()
+    expected = {4: "error", 5: "no_input", 6: "error"}
+    assert [row["status"] for row in rows] == [expected.get(row % 7, "poster_only") for row in range(90, 100)]
+    with pytest.raises(InputError, match="without=poster: this model reads nothing else"):
+        _columns(Card.model_validate({"model": {"family": "vgg"}}), "poster")

@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from mmgenre.errors import InputError
-from mmgenre.schema import CATALOG, ENRICHED, POSTERS
+from mmgenre.schema import CATALOG, ENRICHED, MOVIES, POSTERS
 from mmgenre.tag_input import TagInput
 
 IDS = [f"tt{row:07}" for row in range(6)]
@@ -36,14 +36,16 @@ def read(source, tmp_path):
 
 
 def test_a_table_that_has_all_the_model_reads_is_read_as_it_is(tables, tmp_path):
-    source = TagInput(tables["enriched"], ("plot",), tables["catalog"], tables["posters"])
+    source = TagInput(tables["enriched"], ("plot",), catalog=tables["catalog"], posters=tables["posters"])
 
     assert source.table(str(tmp_path / "staged")).directory == tables["enriched"]
     assert list(source.fingerprints) == ["movies"]
 
 
 def test_titles_and_images_come_from_their_tables_and_every_movie_stays(tables, tmp_path):
-    source = TagInput(tables["enriched"], ("title", "plot", "image"), tables["catalog"], tables["posters"])
+    source = TagInput(
+        tables["enriched"], ("title", "plot", "image"), catalog=tables["catalog"], posters=tables["posters"]
+    )
 
     rows = read(source, tmp_path)
 
@@ -84,6 +86,22 @@ def test_posters_alone_can_be_tagged(tables, tmp_path):
 def test_what_the_model_reads_and_no_table_has_is_asked_for(tables, columns, message):
     with pytest.raises(InputError, match=message):
         TagInput(tables["enriched"], columns)
+
+
+def test_one_split_of_a_dataset_is_read(write_table, tmp_path):
+    columns = {name: [None] * 6 for name in MOVIES.names} | {"imdb_id": IDS, "title": IDS, "plot": PLOTS}
+    columns |= {"split": ["train", "test"] * 3, "labels": [[0.0] * 9] * 6}
+    movies = write_table(tmp_path / "movies", MOVIES, columns)
+
+    rows = read(TagInput(movies, ("plot",), split="test"), tmp_path)
+
+    assert [row["imdb_id"] for row in rows] == IDS[1::2]
+    assert [row["plot"] for row in rows] == PLOTS[1::2]
+
+
+def test_only_a_dataset_has_splits(tables):
+    with pytest.raises(InputError, match=r"split=test: .*enriched has no splits; only a MOVIES table does"):
+        TagInput(tables["enriched"], ("plot",), split="test")
 
 
 def test_a_table_without_plots_is_none_for_a_model_that_reads_them(tables):
