@@ -1,11 +1,10 @@
 """A text tower and an image tower joined: by their features, by gates, or by their logits; either may be missing.
 
-Sources: Arevalo et al. 2017, arXiv:1702.01992 (gated multimodal unit); Neverova et al. 2016 (modality dropout).
+Source: Neverova et al. 2016, arXiv:1501.00102 (modality dropout).
 """
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -20,6 +19,7 @@ from mmgenre.models.bilstm import BilstmConfig
 from mmgenre.models.clip import ClipConfig
 from mmgenre.models.efficientnet import EfficientNetConfig
 from mmgenre.models.genre_model import FamilyConfig, GenreModel, TrainedByGradient
+from mmgenre.models.joints import Concatenated, Gated, Seen, Weighted
 from mmgenre.models.movies import Batch, Encoded, Encoder, Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.transformer import TransformerConfig
@@ -141,32 +141,6 @@ def _model_of(tower: TextTower | ImageTower) -> Any:
     return tower.model
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the towers make of B movies.
-
-    Args:
-        text: features of the plots, shape (B, D), zero where there is none; None where logits alone are joined.
-        image: features of the posters, shape (B, E), in the same way.
-        text_logits: of the text tower, shape (B, 9), zero where there is no plot.
-        image_logits: of the image tower, shape (B, 9), zero where there is no poster.
-        has_text: shape (B, 1), 0 or 1.
-        has_image: shape (B, 1), 0 or 1.
-    """
-
-    text: Any
-    image: Any
-    text_logits: torch.Tensor
-    image_logits: torch.Tensor
-    has_text: torch.Tensor
-    has_image: torch.Tensor
-
-    @property
-    def mean_logits(self) -> torch.Tensor:
-        """The mean of the logits that there are: where the joint learning begins."""
-        return (self.text_logits + self.image_logits) / (self.has_text + self.has_image).clamp(min=1)
-
-
 class ConcatFusionConfig(FusionConfig):
     """Features of both towers side by side, and an MLP that corrects their weighted logits."""
 
@@ -176,7 +150,7 @@ class ConcatFusionConfig(FusionConfig):
 
     def joint(self, text_dim: int, image_dim: int) -> nn.Module:
         """An MLP on both features."""
-        return _Concatenated(self, text_dim, image_dim)
+        return Concatenated(self.hidden, self.dropout, text_dim, image_dim)
 
 
 class GatedFusionConfig(FusionConfig):
@@ -188,7 +162,7 @@ class GatedFusionConfig(FusionConfig):
 
     def joint(self, text_dim: int, image_dim: int) -> nn.Module:
         """A gated multimodal unit."""
-        return _Gated(self, text_dim, image_dim)
+        return Gated(self.hidden, self.dropout, text_dim, image_dim)
 
 
 class LateFusionConfig(FusionConfig):
@@ -199,77 +173,7 @@ class LateFusionConfig(FusionConfig):
 
     def joint(self, text_dim: int, image_dim: int) -> nn.Module:
         """Two weights and a bias for each genre."""
-        return _Weighted()
-
-
-class _Scales(nn.Module):
-    """Brings the features of both towers to one scale, whatever theirs are."""
-
-    def __init__(self, text_dim: int, image_dim: int):
-        super().__init__()
-        self.text, self.image = nn.LayerNorm(text_dim), nn.LayerNorm(image_dim)
-
-    def forward(self, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
-        """The features of the plots and of the posters, zero where there is none."""
-        return self.text(seen.text) * seen.has_text, self.image(seen.image) * seen.has_image
-
-
-class _Weighted(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weights = nn.Parameter(torch.full((2, len(GENRES)), 0.5))
-        self.bias = nn.Parameter(torch.zeros(len(GENRES)))
-
-    def forward(self, seen: Seen) -> torch.Tensor:
-        """Logits, shape (B, 9)."""
-        weighted = self.weights[0] * seen.text_logits + self.weights[1] * seen.image_logits + self.bias
-        return torch.where(seen.has_text * seen.has_image == 1, weighted, seen.mean_logits)
-
-
-class _Concatenated(nn.Module):
-    def __init__(self, config: ConcatFusionConfig, text_dim: int, image_dim: int):
-        super().__init__()
-        self.scales = _Scales(text_dim, image_dim)
-        self.weighted = _Weighted()
-        self.layers = nn.Sequential(
-            nn.Dropout(config.dropout),
-            nn.Linear(text_dim + image_dim + 2, config.hidden),
-            nn.ReLU(),
-            nn.Dropout(config.dropout),
-            _silent(config.hidden),
-        )
-
-    def forward(self, seen: Seen) -> torch.Tensor:
-        """Logits, shape (B, 9)."""
-        joined = torch.cat([*self.scales(seen), seen.has_text, seen.has_image], 1)
-        return self.weighted(seen) + self.layers(joined)
-
-
-class _Gated(nn.Module):
-    def __init__(self, config: GatedFusionConfig, text_dim: int, image_dim: int):
-        super().__init__()
-        self.scales = _Scales(text_dim, image_dim)
-        self.weighted = _Weighted()
-        self.text, self.image = nn.Linear(text_dim, config.hidden), nn.Linear(image_dim, config.hidden)
-        self.gate = nn.Linear(text_dim + image_dim, config.hidden)
-        self.out = nn.Sequential(nn.Dropout(config.dropout), _silent(config.hidden))
-
-    def forward(self, seen: Seen) -> torch.Tensor:
-        """Logits, shape (B, 9)."""
-        text, image = self.scales(seen)
-        gate = torch.sigmoid(self.gate(torch.cat([text, image], 1)))
-        # With one of the two alone there is nothing to choose.
-        gate = torch.where(seen.has_image == 0, 1.0, torch.where(seen.has_text == 0, 0.0, gate))
-        joined = gate * torch.tanh(self.text(text)) + (1 - gate) * torch.tanh(self.image(image))
-        return self.weighted(seen) + self.out(joined)
-
-
-def _silent(dim: int) -> nn.Linear:
-    """A last layer that says nothing until it has learned something."""
-    layer = nn.Linear(dim, len(GENRES))
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
+        return Weighted()
 
 
 class FusionEncoder:

@@ -1,0 +1,105 @@
+"""Posters tagged a second, beside a plain loop over the same checkpoint.
+
+python bench/poster_inference.py MOVIES CHECKPOINT [--posters 4000] [--plain 400] [--work DIR]
+
+Ours is jobs/tag.py from its start to its end. The plain loop decodes, resizes, and computes in fp32 in batches of 8;
+importing and loading are not counted to it. Exits with 1 when ours is not 3 times as fast, or says something else.
+"""
+
+import argparse
+import io
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from PIL import Image
+from samples import sample
+from torch import nn
+
+from mmgenre import checkpoint
+from mmgenre.models import GenreModel
+from mmgenre.schema import MOVIES, PREDICTIONS, from_per_genre
+from mmgenre.tables import Table
+
+ROOT = Path(__file__).parent.parent
+BATCH = 8
+MIN_RATIO, MAX_DIFFERENCE = 3, 0.05
+
+
+def main() -> None:
+    """Measure both, print, check."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("movies", help="MOVIES folder")
+    parser.add_argument("checkpoint", help="folder of a trained poster model")
+    parser.add_argument("--posters", type=int, default=4000)
+    parser.add_argument("--plain", type=int, default=400, help="of them, for the plain loop")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "mmgenre-bench-inference"))
+    options = parser.parse_args()
+    movies = sample(options.movies, options.work / "movies", {"train": options.posters}, "image")
+    rows = Table(movies, MOVIES).read().sort_by("imdb_id")
+    seconds = tag(options.checkpoint, movies, options.work / "tags")
+    ours = len(rows) / seconds
+    plain, chances = loop_plainly(options.checkpoint, rows.slice(0, options.plain))
+    difference = np.abs(chances - tagged(options.work / "tags", rows["imdb_id"][: options.plain])).max()
+    print(f"mmgenre: {ours:.1f} posters/s, {len(rows):,} of them in {seconds:.0f} s with its start")
+    print(f"plain loop: {plain:.1f} posters/s, {len(chances):,} of them")
+    print(f"ratio {ours / plain:.2f}, probabilities differ by {difference:.3f} at most")
+    sys.exit(0 if ours >= MIN_RATIO * plain and difference <= MAX_DIFFERENCE else 1)
+
+
+def tag(directory: str, movies: str, output: Path) -> float:
+    """The job, as a person runs it; returns its seconds."""
+    places = (f"checkpoint={directory}", f"movies={movies}", f"output={output}", "overwrite=true")
+    subprocess.run(["rm", "-rf", str(output)], check=True)
+    began = time.perf_counter()
+    job = [sys.executable, ROOT / "jobs/tag.py", ROOT / "configs/tag/default.yaml", *places]
+    subprocess.run([*map(str, job)], check=True)
+    return time.perf_counter() - began
+
+
+def loop_plainly(directory: str, rows: pa.Table) -> tuple[float, np.ndarray]:
+    """Posters a second, and probabilities, shape (N, 9)."""
+    card, model = checkpoint.load(directory)
+    model = model.eval().to(memory_format=torch.contiguous_format)
+    contents = rows["image"].to_pylist()
+    found = []
+    began = time.perf_counter()
+    with torch.inference_mode():
+        for start in range(0, len(contents), BATCH):
+            pixels = torch.stack([pixels_of(content, model) for content in contents[start : start + BATCH]])
+            found.append(model.classify(features_of(model, pixels)))
+    speed = len(contents) / (time.perf_counter() - began)
+    return speed, torch.sigmoid(torch.cat(found) / card.temperature).numpy()
+
+
+def pixels_of(content: bytes, model: GenreModel) -> torch.Tensor:
+    """Shape (3, H, W), normalised."""
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    size = (model.encoder.width, model.encoder.height)
+    values = np.asarray(image.resize(size, Image.Resampling.BILINEAR), np.float32) / 255
+    preparation = model.preparation
+    return ((torch.from_numpy(values).permute(2, 0, 1) - preparation.mean) / preparation.std).squeeze(0)
+
+
+def features_of(model: GenreModel, pixels: torch.Tensor) -> torch.Tensor:
+    """Every layer but the head."""
+    stages: nn.ModuleList = model.stages
+    for stage in stages:
+        pixels = stage(pixels)
+    return model.pool(pixels)
+
+
+def tagged(folder: Path, ids: pa.ChunkedArray) -> np.ndarray:
+    """Probabilities of some movies, shape (N, 9)."""
+    rows = Table(str(folder), PREDICTIONS).read()
+    return from_per_genre(rows.take(pc.index_in(ids, rows["imdb_id"].combine_chunks()))["probabilities"])
+
+
+if __name__ == "__main__":
+    main()
