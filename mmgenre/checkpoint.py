@@ -3,7 +3,7 @@
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
@@ -16,12 +16,14 @@ from mmgenre.config import Config
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
 from mmgenre.models import GenreModel, ModelConfig
-from mmgenre.thresholds import Thresholds
+from mmgenre.thresholds import Calibration, Thresholds
 
 FORMAT = 1
 CARD = "checkpoint.json"
 WEIGHTS = "weights.safetensors"
 ASSETS = "assets"
+# Statuses of predictions for which a fusion is calibrated by itself.
+Alone = Literal["text_only", "poster_only"]
 
 
 class Card(Config):
@@ -34,6 +36,9 @@ class Card(Config):
     training: dict[str, Any] = Field(default_factory=dict, description="the settings of the training job")
     thresholds: Thresholds | None = Field(None, description="fitted on the validation split; null: not trained yet")
     temperature: float = Field(1.0, gt=0, description="logits are divided by it before the sigmoid")
+    alone: dict[Alone, Calibration] = Field(
+        default_factory=dict, description="of a fusion, in place of both for movies with only a plot or only a poster"
+    )
     scores: dict[str, float] = Field(default_factory=dict, description="of the validation split")
     dataset: str | None = Field(None, description="fingerprint of the MOVIES table")
     weights_sha256: str = ""

@@ -25,7 +25,7 @@ from mmgenre.schema import PREDICTIONS, PredictStatus, per_genre
 from mmgenre.streams import read, write
 from mmgenre.tables import Table, TableWriter
 from mmgenre.tag_input import TagInput
-from mmgenre.thresholds import Thresholds, decide, probabilities
+from mmgenre.thresholds import Calibration, Thresholds, decide, probabilities
 
 _STAGED = "_staged"
 # Settings that do not change what a row says.
@@ -136,7 +136,7 @@ class Predict:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(cluster.assigned_cpus())
         card, model = checkpoint.load(directory)
-        self._cutoffs, self._temperature = trained_thresholds(card, directory).cutoffs(), card.temperature
+        self._calibrations = _calibrations(card, directory)
         self._model, self._precision = model.to(self._device), precision
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -148,8 +148,9 @@ class Predict:
         logits[rows] = predict_logits(self._model, encoded.take(rows), self._device, self._precision)
         is_finite = np.atleast_1d(np.isfinite(logits).all(axis=1))
         tagged = encoded.readable & is_finite
-        chances = probabilities(np.where(is_finite[:, None], logits, 0), self._temperature)
-        decided = decide(chances.astype(np.float32), self._cutoffs)
+        cutoffs, temperatures = self._calibrated(encoded)
+        chances = probabilities(np.where(is_finite[:, None], logits, 0), temperatures)
+        decided = decide(chances.astype(np.float32), cutoffs)
         is_broken = ~encoded.has_image & np.array([image is not None for image in movies.images], bool)
         statuses, details = _account(encoded, is_broken, is_finite)
         return pa.table(
@@ -162,6 +163,19 @@ class Predict:
             },
             schema=PREDICTIONS,
         )
+
+    def _calibrated(self, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
+        """Cut-offs, shape (N, 9), and temperatures, shape (N, 1), by what there is to be seen of each movie."""
+        kinds = np.select([~encoded.has_image, ~encoded.has_text], ["text_only", "poster_only"], "text_and_poster")
+        found = [self._calibrations[kind] for kind in kinds]
+        cutoffs = np.array([one.thresholds.cutoffs() for one in found]).reshape(-1, len(GENRES))
+        return cutoffs, np.array([one.temperature for one in found]).reshape(-1, 1)
+
+
+def _calibrations(card: Card, directory: str) -> dict[str, Calibration]:
+    """By what is seen of a movie."""
+    usual = Calibration(thresholds=trained_thresholds(card, directory), temperature=card.temperature)
+    return {"text_and_poster": usual, "text_only": usual, "poster_only": usual} | dict(card.alone)
 
 
 def _account(encoded: Encoded, is_broken: np.ndarray, is_finite: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -34,6 +34,20 @@ class Thresholds(Config):
         return np.full(len(GENRES), self.global_threshold)
 
 
+class Calibration(Config):
+    """How logits become probabilities and decisions."""
+
+    thresholds: Thresholds
+    temperature: float = Field(1.0, gt=0, description="logits are divided by it before the sigmoid")
+
+
+def calibrate(logits: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> Calibration:
+    """The temperature and the cut-offs that suit validation movies; arguments and errors as those of their fits."""
+    temperature = fit_temperature(logits, labels)
+    thresholds = fit_thresholds(probabilities(logits, temperature), labels, seed=seed)
+    return Calibration(thresholds=thresholds, temperature=temperature)
+
+
 def aligned(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Values (probabilities or logits) as float64, and labels as bool, both of shape (N, 9).
 
@@ -53,7 +67,7 @@ def decide(probabilities: np.ndarray, cutoffs: np.ndarray | float) -> np.ndarray
 
     Args:
         probabilities: shape (N, 9), in [0, 1].
-        cutoffs: shape (9,), or one for all genres.
+        cutoffs: shape (9,) or (N, 9), or one for all genres.
     """
     # In float64: numpy would round a cut-off to the float32 of the probabilities, perhaps onto one of them.
     return np.asarray(probabilities, np.float64) >= cutoffs
@@ -155,8 +169,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(found.x))
 
 
-def probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """sigmoid(logits / temperature), shape (N, 9), float64."""
+def probabilities(logits: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
+    """sigmoid(logits / temperature), shape (N, 9), float64; one temperature, or shape (N, 1)."""
     return expit(np.asarray(logits, np.float64) / temperature)
 
 

@@ -15,18 +15,18 @@ from pydantic import Field
 from ray.train.torch import TorchTrainer
 
 from mmgenre import checkpoint, cluster, features, storage, training_state
-from mmgenre.checkpoint import ASSETS, CARD, WEIGHTS, Card
+from mmgenre.checkpoint import ASSETS, CARD, WEIGHTS, Alone, Card
 from mmgenre.cluster import Accelerator
 from mmgenre.errors import InputError
-from mmgenre.inference import predict_logits
+from mmgenre.inference import Precision, predict_logits
 from mmgenre.manifest import Manifest, Output, Recipe
-from mmgenre.models import FittedAtOnce, FusionConfig, GenreModel, ModelConfig, TrainedByGradient, learn_edges
+from mmgenre.models import Encoded, FittedAtOnce, FusionConfig, GenreModel, ModelConfig, TrainedByGradient, learn_edges
 from mmgenre.progress import printed_lines
 from mmgenre.schema import MOVIES
 from mmgenre.splits import Rows, Split, encode, read_split
 from mmgenre.storage import absolute
 from mmgenre.tables import Table
-from mmgenre.thresholds import fit_temperature, fit_thresholds, probabilities
+from mmgenre.thresholds import calibrate
 from mmgenre.training_loop import FitConfig, Task, training_loop, validation_scores
 from mmgenre.training_state import Progress
 
@@ -72,7 +72,7 @@ def train(config: TrainConfig) -> Manifest:
     if found is not None:
         return found
     fitted = _fit(config, output, table, towers)
-    card = _card(config, table, fitted.logits, fitted.labels)
+    card = _card(config, table, fitted)
     checkpoint.save(fitted.model, card, config.output)
     storage.write_bytes(output.path(_HISTORY), fitted.progress.model_dump_json(indent=2).encode())
     for leftover in (_INITIAL, _EPOCHS, _FEATURES):
@@ -90,11 +90,22 @@ def describe(manifest: Manifest) -> str:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A trained model, and what it says of the validation movies that it can read; arrays of shape (N, 9)."""
+    """A trained model, and what it says of the validation movies that it can read.
+
+    Args:
+        model: with its best weights.
+        logits: of N movies, shape (N, 9).
+        labels: shape (N, 9).
+        alone: logits and labels of those with a plot, and of those with a poster, when nothing else of them is seen,
+            by the status of such predictions; of fusions only.
+        progress: what the epochs brought.
+        num_learned: movies learned from.
+    """
 
     model: GenreModel
     logits: np.ndarray
     labels: np.ndarray
+    alone: dict[Alone, tuple[np.ndarray, np.ndarray]]
     progress: Progress
     num_learned: int
 
@@ -121,7 +132,7 @@ def _fit_at_once(family: FittedAtOnce, table: Table) -> _Fitted:
     model = ray.get(ray.remote(_fit_task).remote(family, rows["train"]))
     val = encode(model.encoder, rows["val"])
     logits = predict_logits(model, val.movies, torch.device("cpu"))
-    return _Fitted(model, logits, val.labels, Progress(), len(rows["train"].labels))
+    return _Fitted(model, logits, val.labels, {}, Progress(), len(rows["train"].labels))
 
 
 def _fit_task(family: FittedAtOnce, rows: Rows) -> GenreModel:
@@ -138,7 +149,21 @@ def _fit_by_gradient(config: TrainConfig, model: GenreModel, output: Output, tab
     with best.as_directory() as folder:
         checkpoint.load_weights(model, Path(folder))
         logits, progress = training_state.load_logits(Path(folder)), training_state.read_progress(Path(folder))
-    return _Fitted(model.eval(), logits, splits["val"].labels, progress, len(splits["train"].labels))
+    alone = _alone(model.eval(), splits["val"], config.precision) if isinstance(config.model, FusionConfig) else {}
+    return _Fitted(model, logits, splits["val"].labels, alone, progress, len(splits["train"].labels))
+
+
+def _alone(model: GenreModel, val: Split, precision: Precision) -> dict[Alone, tuple[np.ndarray, np.ndarray]]:
+    """See _Fitted; a kind of which there are no movies is left out."""
+    seen: dict[Alone, tuple[Encoded, np.ndarray]] = {
+        "text_only": (val.movies.only("text"), val.movies.has_text),
+        "poster_only": (val.movies.only("image"), val.movies.has_image),
+    }
+    return {
+        status: (predict_logits(model, movies, torch.device("cpu"), precision), val.labels[known])
+        for status, (movies, known) in seen.items()
+        if known.any()
+    }
 
 
 def _splits(config: TrainConfig, model: GenreModel, output: Output, table: Table) -> dict[str, Split]:
@@ -223,13 +248,16 @@ def _interruptible() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
-def _card(config: TrainConfig, table: Table, logits: np.ndarray, labels: np.ndarray) -> Card:
-    temperature = fit_temperature(logits, labels)
+def _card(config: TrainConfig, table: Table, fitted: _Fitted) -> Card:
+    calibration = calibrate(fitted.logits, fitted.labels, seed=config.seed)
     return Card(
         model=config.model,
         training=config.to_settings(without=("dataset", "output", "features", "model")),
-        thresholds=fit_thresholds(probabilities(logits, temperature), labels, seed=config.seed),
-        temperature=temperature,
-        scores=validation_scores(logits, labels),
+        thresholds=calibration.thresholds,
+        temperature=calibration.temperature,
+        alone={
+            status: calibrate(logits, labels, seed=config.seed) for status, (logits, labels) in fitted.alone.items()
+        },
+        scores=validation_scores(fitted.logits, fitted.labels),
         dataset=table.manifest.fingerprint,
     )

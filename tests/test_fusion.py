@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from mmgenre.checkpoint import Card
+from mmgenre.checkpoint import Card, read_card
 from mmgenre.errors import InputError
 from mmgenre.features import Plan, kept_parts, recipe
-from mmgenre.genres import GENRES
+from mmgenre.genres import GENRES, decode
 from mmgenre.inference import predict_logits
 from mmgenre.models.bilstm import BilstmConfig
 from mmgenre.models.fusion import ConcatFusionConfig, GatedFusionConfig, LateFusionConfig
@@ -287,6 +287,9 @@ def test_a_fusion_is_trained_and_tags_with_what_there_is(local_ray, movies, tmp_
 
     tag(TagConfig(checkpoint=checkpoint, movies=movies, output=str(tmp_path / "posters"), split="test", without="plot"))
 
+    card = read_card(checkpoint)
+    assert card.alone.keys() == {"text_only", "poster_only"}
+    assert len({card.thresholds, *(one.thresholds for one in card.alone.values())}) == 3
     # A movie of which nothing but a broken poster is known cannot be learned from.
     assert manifest.statuses == {"train": 52, "val": 26}
     assert manifest.notes["val"]["mean_average_precision"] > 0.5
@@ -296,6 +299,11 @@ def test_a_fusion_is_trained_and_tags_with_what_there_is(local_ray, movies, tmp_
     broken = "the poster is not an image that can be decoded"
     assert [row["detail"] for row in rows] == [broken if row % 7 in (4, 6) else None for row in range(len(SPLITS))]
 
+    cutoffs = {status: one.thresholds.cutoffs() for status, one in card.alone.items()}
+    cutoffs["text_and_poster"] = card.thresholds.cutoffs()
+    for row in rows:
+        if row["genres"] is not None:
+            assert row["genres"] == decode(np.array(row["probabilities"]) >= cutoffs[row["status"]])
     rows = Table(str(tmp_path / "posters"), PREDICTIONS).read().sort_by("imdb_id").to_pylist()
     expected = {4: "error", 5: "no_input", 6: "error"}
     assert [row["status"] for row in rows] == [expected.get(row % 7, "poster_only") for row in range(90, 100)]

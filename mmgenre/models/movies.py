@@ -1,9 +1,9 @@
 """What models are given: movies with what is known of each, and the same movies as arrays."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -81,6 +81,12 @@ class Encoded:
     def take(self, rows: np.ndarray) -> "Encoded":
         """Some of the movies, in the order of the rows."""
         return Encoded(self.has_text[rows], self.has_image[rows], tuple(part.take(rows) for part in self.parts))
+
+    def only(self, kind: Literal["text", "image"]) -> "Encoded":
+        """The movies that have this kind of input, as if nothing else were known of them."""
+        nothing = np.zeros(len(self.readable), bool)
+        shown = replace(self, has_image=nothing) if kind == "text" else replace(self, has_text=nothing)
+        return shown.take(np.flatnonzero(shown.readable))
 
     def batch(self, rows: np.ndarray) -> Batch:
         """The tensors of all parts, and `has_text` and `has_image`, bool, shape (B,)."""
