@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Real movies for the tests and benchmarks that want them; without the folder those tests are skipped.
 DATA ?= ../shared/data
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench bench-models clean
 
 # The stamp is the whole rule: make does nothing here unless a requirement changed.
 .venv/.installed: pyproject.toml constraints.txt
@@ -27,6 +27,13 @@ bench: .venv/.installed
 	$(BIN)/python bench/catalog.py
 	$(BIN)/python bench/enrich.py
 	$(BIN)/python bench/posters.py
+
+# What is learned from real movies: MOVIES=DIR of a MOVIES table, PRETRAINED=DIR of a text encoder, WEIGHTS=FILE of
+# VGG-16's convolutions, CHECKPOINT=DIR of a trained poster model.
+bench-models: .venv/.installed
+	$(BIN)/python bench/training.py $(MOVIES) $(PRETRAINED)
+	$(BIN)/python bench/features.py $(MOVIES) $(WEIGHTS)
+	$(BIN)/python bench/poster_inference.py $(MOVIES) $(CHECKPOINT)
 
 clean:
 	rm -rf .venv runs
