@@ -68,21 +68,20 @@ def loop_plainly(directory: str, rows: pa.Table) -> tuple[float, np.ndarray]:
     """Posters a second, and probabilities, shape (N, 9)."""
     card, model = checkpoint.load(directory)
     model = model.eval().to(memory_format=torch.contiguous_format)
-    contents = rows["image"].to_pylist()
+    contents, size = rows["image"].to_pylist(), (card.model.width, card.model.height)
     found = []
     began = time.perf_counter()
     with torch.inference_mode():
         for start in range(0, len(contents), BATCH):
-            pixels = torch.stack([pixels_of(content, model) for content in contents[start : start + BATCH]])
+            pixels = torch.stack([pixels_of(content, size, model) for content in contents[start : start + BATCH]])
             found.append(model.classify(features_of(model, pixels)))
     speed = len(contents) / (time.perf_counter() - began)
     return speed, torch.sigmoid(torch.cat(found) / card.temperature).numpy()
 
 
-def pixels_of(content: bytes, model: GenreModel) -> torch.Tensor:
+def pixels_of(content: bytes, size: tuple[int, int], model: GenreModel) -> torch.Tensor:
     """Shape (3, H, W), normalised."""
     image = Image.open(io.BytesIO(content)).convert("RGB")
-    size = (model.encoder.width, model.encoder.height)
     values = np.asarray(image.resize(size, Image.Resampling.BILINEAR), np.float32) / 255
     preparation = model.preparation
     return ((torch.from_numpy(values).permute(2, 0, 1) - preparation.mean) / preparation.std).squeeze(0)
