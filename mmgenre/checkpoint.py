@@ -1,5 +1,6 @@
 """A trained model as a folder: `checkpoint.json` (the card), `weights.safetensors`, `assets/`. Nothing is unpickled."""
 
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -42,6 +43,12 @@ class Card(Config):
     scores: dict[str, float] = Field(default_factory=dict, description="of the validation split")
     dataset: str | None = Field(None, description="fingerprint of the MOVIES table")
     weights_sha256: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that decides what the model says of a movie."""
+        said = self.model_dump_json(include={"model", "thresholds", "temperature", "alone", "weights_sha256"})
+        return hashlib.sha256(said.encode()).hexdigest()[:32]
 
 
 def save(model: GenreModel, card: Card, directory: str) -> None:

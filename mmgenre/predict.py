@@ -68,7 +68,7 @@ def tag(config: TagConfig) -> Manifest:
     writer = TableWriter(
         config.output,
         PREDICTIONS,
-        Recipe(job="tag", settings=settings, inputs=source.fingerprints | {"checkpoint": card.weights_sha256}),
+        Recipe(job="tag", settings=settings, inputs=source.fingerprints | {"checkpoint": card.fingerprint}),
     )
     found = writer.begin(overwrite=config.overwrite, keep="unfinished")
     if found is not None:

@@ -145,10 +145,10 @@ def _fit_by_gradient(config: TrainConfig, model: GenreModel, output: Output, tab
     fit = FitConfig.model_validate({name: getattr(config, name) for name in FitConfig.model_fields})
     with printed_lines() as lines:
         task = Task(fit, absolute(output.path(_INITIAL)), ray.put(splits), absolute(output.path(_TENSORBOARD)), lines)
-        best = _run_workers(config, task)
+        best, progress = _run_workers(config, task)
     with best.as_directory() as folder:
         checkpoint.load_weights(model, Path(folder))
-        logits, progress = training_state.load_logits(Path(folder)), training_state.read_progress(Path(folder))
+        logits = training_state.load_logits(Path(folder))
     alone = _alone(model.eval(), splits["val"], config.precision) if isinstance(config.model, FusionConfig) else {}
     return _Fitted(model, logits, splits["val"].labels, alone, progress, len(splits["train"].labels))
 
@@ -205,8 +205,8 @@ def _initial_model(config: TrainConfig, directory: str, table: Table, towers: di
     return model
 
 
-def _run_workers(config: TrainConfig, task: Task) -> ray.train.Checkpoint:
-    """Ray Train's part; returns the best epoch's checkpoint."""
+def _run_workers(config: TrainConfig, task: Task) -> tuple[ray.train.Checkpoint, Progress]:
+    """Ray Train's part; returns the best epoch's checkpoint, and what all epochs brought."""
     use_gpu = cluster.use_gpu(config.accelerator)
     filesystem, path = storage.resolve(config.output)
     trainer = TorchTrainer(
@@ -228,10 +228,10 @@ def _run_workers(config: TrainConfig, task: Task) -> ray.train.Checkpoint:
     )
     with _interruptible():
         result = trainer.fit()
-    if result.return_value is not None:
-        raise InputError(result.return_value)
+    if isinstance(result.return_value, InputError):
+        raise result.return_value
     epochs = sorted(result.best_checkpoints, key=lambda kept: (-kept[1][config.score], kept[1]["epoch"]))
-    return epochs[0][0]
+    return epochs[0][0], result.return_value
 
 
 @contextlib.contextmanager

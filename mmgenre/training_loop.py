@@ -65,18 +65,18 @@ class Task:
     lines: Queue
 
 
-def training_loop(arguments: dict[str, Task]) -> str | None:
+def training_loop(arguments: dict[str, Task]) -> Progress | InputError:
     """Run by each worker of Ray Train; goes on from the last epoch that was reported.
 
-    Returns a person's mistake instead of raising it: workers that raise are started again.
+    Returns what all epochs brought, or a person's mistake instead of raising it: workers that raise are started again.
     """
     try:
         worker = _Worker(arguments["task"])
         while worker.wants_another_epoch():
             worker.run_epoch()
     except InputError as mistake:
-        return str(mistake)
-    return None
+        return mistake
+    return worker.progress
 
 
 class _Worker:
@@ -96,11 +96,11 @@ class _Worker:
         self._optimizer, self._schedule = task.config.optimizer.build(
             self._model, task.config.epochs * self._steps_per_epoch
         )
-        self._progress = self._resume()
+        self.progress = self._resume()
         self._parallel: Any = ray.train.torch.prepare_model(self._model, move_to_device=False)
         extent = Extent(task.config.epochs, self._steps_per_epoch)
         self._journal = (
-            Journal(task.tensorboard, task.lines, extent, self._progress.num_epochs * self._steps_per_epoch)
+            Journal(task.tensorboard, task.lines, extent, self.progress.num_epochs * self._steps_per_epoch)
             if self._rank == 0
             else None
         )
@@ -113,12 +113,12 @@ class _Worker:
             return training_state.load(Path(folder), self._model, self._optimizer, self._schedule)
 
     def wants_another_epoch(self) -> bool:
-        exhausted = self._progress.exhausted(self._config.score, self._config.patience)
-        return self._progress.num_epochs < self._config.epochs and not exhausted
+        exhausted = self.progress.exhausted(self._config.score, self._config.patience)
+        return self.progress.num_epochs < self._config.epochs and not exhausted
 
     def run_epoch(self) -> None:
         began = time.monotonic()
-        number = self._progress.num_epochs
+        number = self.progress.num_epochs
         # Seeded by epoch, so that an epoch run again after a crash is the same epoch.
         torch.manual_seed(hash((self._config.seed, number, self._rank)) % 2**31)
         self._parallel.train()
@@ -134,7 +134,7 @@ class _Worker:
             seconds=time.monotonic() - began,
             **validation_scores(logits, self._val.labels),
         )
-        self._progress = Progress(history=(*self._progress.history, epoch))
+        self.progress = Progress(history=(*self.progress.history, epoch))
         self._report(logits)
         if self._journal is not None:
             self._journal.write_epoch(epoch)
@@ -192,14 +192,14 @@ class _Worker:
         return logits
 
     def _report(self, logits: np.ndarray) -> None:
-        epoch = self._progress.history[-1]
+        epoch = self.progress.history[-1]
         metrics = epoch.model_dump()
         if self._rank > 0:
             ray.train.report(metrics)
             return
         with TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            training_state.save(folder, self._model, self._optimizer, self._schedule, self._progress)
+            training_state.save(folder, self._model, self._optimizer, self._schedule, self.progress)
             training_state.save_logits(folder, logits)
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 

@@ -190,8 +190,10 @@ def test_tags_of_one_model_are_not_mixed_with_those_of_another(local_ray, traine
     movies = write_csv(tmp_path / "mine.csv", [["id", "plot"], ["tt1", PLOTS[0]]])
     tagged(trained, movies, tmp_path / "tags")
     other = TfidfConfig(c=0.1).fit(Movies.of_plots(PLOTS), LABELS)
-    card = checkpoint.read_card(trained)
+    card, model = checkpoint.load(trained)
     checkpoint.save(other, card, str(tmp_path / "other"))
+    checkpoint.save(model, card.model_copy(update={"temperature": 2.0}), str(tmp_path / "calibrated"))
 
-    with pytest.raises(InputError, match="input checkpoint"):
-        tagged(str(tmp_path / "other"), movies, tmp_path / "tags")
+    for changed in ("other", "calibrated"):
+        with pytest.raises(InputError, match="input checkpoint"):
+            tagged(str(tmp_path / changed), movies, tmp_path / "tags")

@@ -121,6 +121,15 @@ def test_a_training_learns_and_leaves_only_what_is_needed(undisturbed):
     ]
 
 
+def test_a_training_that_no_longer_improves_stops_and_tells_of_all_its_epochs(local_ray, movies, tmp_path):
+    nothing_learned = {"lr_backbone": 0.0, "lr_head": 0.0}
+
+    manifest = train(config(movies, tmp_path / "stopped", workers=1, patience=2, optimizer=nothing_learned))
+
+    assert [epoch["epoch"] for epoch in history(tmp_path / "stopped")] == [1, 2, 3]
+    assert manifest.notes["epochs"] == 3
+
+
 def test_the_same_command_again_does_nothing(undisturbed, movies):
     before = (undisturbed / "_run.json").read_text()
 
