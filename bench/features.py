@@ -39,7 +39,8 @@ def main() -> None:
     kept = train(options.work / "kept", [*settings, f"features={features}", f"epochs={options.epochs}"])
     anew = train(options.work / "anew", [*settings, "features=none", f"epochs={options.anew}"])
     # The newest, where earlier runs have left others.
-    pass_seconds = json.loads(newest(features / "*/_run.json").read_text())["seconds"]
+    manifest = max(features.glob("*/_run.json"), key=lambda path: path.stat().st_mtime)
+    pass_seconds = json.loads(manifest.read_text())["seconds"]
     kept_seconds = pass_seconds + sum(epoch["seconds"] for epoch in kept)
     anew_seconds = sum(epoch["seconds"] for epoch in anew) / len(anew) * options.epochs
     difference = max(abs(one[name] - other[name]) for one, other in zip(kept, anew, strict=False) for name in SCORES)
@@ -55,11 +56,6 @@ def train(output: Path, settings: list[str]) -> list[dict[str, Any]]:
     job = [sys.executable, ROOT / "jobs/train.py", ROOT / "configs/train/vgg_light.yaml", f"output={output}", *settings]
     subprocess.run([*map(str, job), "overwrite=true"], check=True)
     return json.loads((output / "history.json").read_text())["history"]
-
-
-def newest(pattern: Path) -> Path:
-    """The file of a pattern that was written last."""
-    return max(pattern.parent.parent.glob(f"*/{pattern.name}"), key=lambda path: path.stat().st_mtime)
 
 
 if __name__ == "__main__":

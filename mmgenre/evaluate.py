@@ -14,7 +14,7 @@ from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
 from mmgenre.layout import aligned, figures
 from mmgenre.metrics import Bootstrap, Scores, intervals, resampled_scores, scores
-from mmgenre.schema import MOVIES, PREDICTIONS, from_per_genre
+from mmgenre.schema import MOVIES, PREDICTIONS, SplitName, from_per_genre, is_of_split
 from mmgenre.tables import Table
 from mmgenre.thresholds import Thresholds
 
@@ -38,7 +38,7 @@ class JudgeConfig(Config):
     """Which movies are scored, and how intervals are drawn."""
 
     movies: str = Field(description="folder of a MOVIES table")
-    split: Literal["train", "val", "test", "all"] = "test"
+    split: SplitName = "test"
     having: Having = Field(
         "any", description="only movies of the split that have these; the only ones have nothing else"
     )
@@ -65,7 +65,7 @@ class Report(Config):
     unpredicted: int = Field(description="movies without probabilities: scored as 0 for every genre")
     statuses: dict[str, int] = Field(description="movies by status of their prediction; missing: there is none")
     scores: Scores
-    intervals: dict[str, tuple[float, float]] = Field(description="95 % intervals, as bootstrap_intervals names them")
+    intervals: dict[str, tuple[float, float]] = Field(description="95 % intervals, as resampled_scores names them")
     resamples: int
     seed: int
     predictions_fingerprint: str
@@ -206,8 +206,7 @@ def _threshold_of(predictions: Table) -> float:
 
 def _movies_of(movies: Table, config: JudgeConfig) -> pa.Table:
     """Ids and labels of the movies to be scored, ordered by id."""
-    is_of_split = pc.scalar(True) if config.split == "all" else pc.field("split") == config.split
-    found = movies.read(["imdb_id", "labels"], filter=is_of_split & _HAVING[config.having])
+    found = movies.read(["imdb_id", "labels"], filter=is_of_split(config.split) & _HAVING[config.having])
     if not found.num_rows:
         counts = movies.read(["split"])["split"].value_counts().to_pylist()
         splits = ", ".join(f"{entry['values']} {entry['counts']:,}" for entry in counts) or "no movies at all"

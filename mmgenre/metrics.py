@@ -114,26 +114,11 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
     return float(np.abs(excess).sum() / max(labels.size, 1))
 
 
-def bootstrap_intervals(
-    probabilities: np.ndarray,
-    decided: np.ndarray,
-    labels: np.ndarray,
-    global_threshold: float,
-    bootstrap: Bootstrap | None = None,
-) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals of the scores, from resampling the movies with replacement.
+def intervals(resampled: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+    """95 % percentile intervals, (low, high), of resampled scores, by name.
 
     They say how far a score would move on other movies of the same kind; not how far on another training run.
-    Arguments and errors are those of `scores`.
-
-    Returns:
-        (low, high) by the names of `resampled_scores`.
     """
-    return intervals(resampled_scores(probabilities, decided, labels, global_threshold, bootstrap or Bootstrap()))
-
-
-def intervals(resampled: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
-    """The middle 95 % of resampled values, (low, high), by name."""
     limits = {name: np.quantile(values, (0.025, 0.975)) for name, values in resampled.items()}
     return {name: (float(low), float(high)) for name, (low, high) in limits.items()}
 

@@ -21,7 +21,7 @@ from mmgenre.inference import Precision, actor_pool, predict_logits
 from mmgenre.manifest import Manifest, Recipe
 from mmgenre.models import Encoded, Movies
 from mmgenre.progress import Progress
-from mmgenre.schema import PREDICTIONS, PredictStatus, per_genre
+from mmgenre.schema import PREDICTIONS, PredictStatus, SplitName, per_genre
 from mmgenre.streams import read, write
 from mmgenre.tables import Table, TableWriter
 from mmgenre.tag_input import TagInput
@@ -40,7 +40,7 @@ class TagConfig(Config):
 
     checkpoint: str = Field(description="folder made by jobs/train.py")
     movies: str = Field(description="MOVIES or ENRICHED folder, or a CSV, TSV or Parquet file with imdb_id and plot")
-    split: Literal["train", "val", "test", "all"] = Field("all", description="of a MOVIES table, the movies to tag")
+    split: SplitName = Field("all", description="of a MOVIES table, the movies to tag")
     catalog: str | None = Field(None, description="CATALOG folder with the titles, for models that read them")
     posters: str | None = Field(None, description="POSTERS folder with the images, for models that read them")
     without: Literal["plot", "poster"] | None = Field(
@@ -166,7 +166,8 @@ class Predict:
 
     def _calibrated(self, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
         """Cut-offs, shape (N, 9), and temperatures, shape (N, 1), by what there is to be seen of each movie."""
-        kinds = np.select([~encoded.has_image, ~encoded.has_text], ["text_only", "poster_only"], "text_and_poster")
+        alone = [PredictStatus.TEXT_ONLY, PredictStatus.POSTER_ONLY]
+        kinds = np.select([~encoded.has_image, ~encoded.has_text], alone, PredictStatus.TEXT_AND_POSTER)
         found = [self._calibrations[kind] for kind in kinds]
         cutoffs = np.array([one.thresholds.cutoffs() for one in found]).reshape(-1, len(GENRES))
         return cutoffs, np.array([one.temperature for one in found]).reshape(-1, 1)
@@ -175,7 +176,8 @@ class Predict:
 def _calibrations(card: Card, directory: str) -> dict[str, Calibration]:
     """By what is seen of a movie."""
     usual = Calibration(thresholds=trained_thresholds(card, directory), temperature=card.temperature)
-    return {"text_and_poster": usual, "text_only": usual, "poster_only": usual} | dict(card.alone)
+    kinds: list[str] = [PredictStatus.TEXT_AND_POSTER, PredictStatus.TEXT_ONLY, PredictStatus.POSTER_ONLY]
+    return dict.fromkeys(kinds, usual) | dict(card.alone)
 
 
 def _account(encoded: Encoded, is_broken: np.ndarray, is_finite: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

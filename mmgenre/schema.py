@@ -1,9 +1,11 @@
 """The tables that cross the borders between stages, and the statuses their rows can have."""
 
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmgenre.genres import GENRES
 
@@ -102,6 +104,15 @@ class PredictStatus(StrEnum):
     POSTER_ONLY = "poster_only"
     NO_INPUT = "no_input"
     ERROR = "error"
+
+
+# Movies of a MOVIES table that a job may be asked for.
+SplitName = Literal["train", "val", "test", "all"]
+
+
+def is_of_split(split: SplitName) -> pc.Expression:
+    """Which rows of a MOVIES table are asked for."""
+    return pc.scalar(True) if split == "all" else pc.field("split") == split
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -11,7 +11,7 @@ from mmgenre.errors import InputError
 from mmgenre.joins import with_posters
 from mmgenre.manifest import Recipe
 from mmgenre.movie_files import read_movies
-from mmgenre.schema import CATALOG, POSTERS
+from mmgenre.schema import CATALOG, POSTERS, SplitName, is_of_split
 from mmgenre.tables import Table, TableWriter
 
 _ID = pa.field("imdb_id", pa.string(), nullable=False)
@@ -44,7 +44,7 @@ class TagInput:
         movies: str,
         columns: Sequence[str],
         *,
-        split: str = "all",
+        split: SplitName = "all",
         catalog: str | None = None,
         posters: str | None = None,
     ):
@@ -94,8 +94,9 @@ class TagInput:
     def _batches(self) -> Iterator[pa.RecordBatch]:
         names = self._own.names
         if self._table is not None:
-            wanted = pc.scalar(True) if self._split == "all" else pc.field("split") == self._split
-            yield from self._table.dataset.to_batches(columns=names, filter=wanted, batch_size=_ROWS_PER_PART)
+            yield from self._table.dataset.to_batches(
+                columns=names, filter=is_of_split(self._split), batch_size=_ROWS_PER_PART
+            )
             return
         for batch in read_movies(self._location, names):
             missing = batch["imdb_id"].null_count

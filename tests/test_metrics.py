@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
 from mmgenre.genres import GENRES
-from mmgenre.metrics import Bootstrap, bootstrap_intervals, expected_calibration_error, scores
+from mmgenre.metrics import Bootstrap, expected_calibration_error, intervals, resampled_scores, scores
 from mmgenre.thresholds import (
     Thresholds,
     best_global_threshold,
@@ -269,6 +269,10 @@ def test_scores_refuse_no_movies_and_decisions_of_another_shape():
 
 
 # Intervals
+
+
+def bootstrap_intervals(chances, decided, labels, threshold, bootstrap=None):
+    return intervals(resampled_scores(chances, decided, labels, threshold, bootstrap or Bootstrap()))
 
 
 @pytest.mark.parametrize("levels", [None, 5])

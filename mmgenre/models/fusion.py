@@ -19,7 +19,7 @@ from mmgenre.models.bilstm import BilstmConfig
 from mmgenre.models.clip import ClipConfig
 from mmgenre.models.efficientnet import EfficientNetConfig
 from mmgenre.models.genre_model import FamilyConfig, GenreModel, TrainedByGradient
-from mmgenre.models.joints import Concatenated, Gated, Seen, Weighted
+from mmgenre.models.joints import Concatenated, Corrected, Gated, Seen, Weighted
 from mmgenre.models.movies import Batch, Encoded, Encoder, Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.transformer import TransformerConfig
@@ -141,28 +141,30 @@ def _model_of(tower: TextTower | ImageTower) -> Any:
     return tower.model
 
 
-class ConcatFusionConfig(FusionConfig):
+class CorrectedFusionConfig(FusionConfig):
+    """Features of both towers, which correct their weighted logits."""
+
+    joint_type: ClassVar[type[Corrected]]
+    hidden: int = Field(256, ge=1, description="units of what joins the towers")
+    dropout: float = Field(0.3, ge=0, lt=1, description="of these units; of concat_fusion's features, too")
+
+    def joint(self, text_dim: int, image_dim: int) -> nn.Module:
+        """What corrects the weighted logits."""
+        return self.joint_type(self.hidden, self.dropout, text_dim, image_dim)
+
+
+class ConcatFusionConfig(CorrectedFusionConfig):
     """Features of both towers side by side, and an MLP that corrects their weighted logits."""
 
+    joint_type = Concatenated
     family: Literal["concat_fusion"] = "concat_fusion"
-    hidden: int = Field(256, ge=1, description="units of the MLP")
-    dropout: float = Field(0.3, ge=0, lt=1, description="of the features, and in the MLP")
-
-    def joint(self, text_dim: int, image_dim: int) -> nn.Module:
-        """An MLP on both features."""
-        return Concatenated(self.hidden, self.dropout, text_dim, image_dim)
 
 
-class GatedFusionConfig(FusionConfig):
+class GatedFusionConfig(CorrectedFusionConfig):
     """Units that correct the weighted logits, each with a gate: how much of it comes from plot and from poster."""
 
+    joint_type = Gated
     family: Literal["gated_fusion"] = "gated_fusion"
-    hidden: int = Field(256, ge=1, description="units")
-    dropout: float = Field(0.3, ge=0, lt=1, description="of the units")
-
-    def joint(self, text_dim: int, image_dim: int) -> nn.Module:
-        """A gated multimodal unit."""
-        return Gated(self.hidden, self.dropout, text_dim, image_dim)
 
 
 class LateFusionConfig(FusionConfig):

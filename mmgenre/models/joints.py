@@ -3,6 +3,7 @@
 Source: Arevalo et al. 2017, arXiv:1702.01992 (gated multimodal unit).
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,36 +65,8 @@ class Weighted(nn.Module):
         return torch.where(seen.has_text * seen.has_image == 1, weighted, seen.mean_logits)
 
 
-class Concatenated(nn.Module):
-    """An MLP on both features side by side, which corrects the weighted logits.
-
-    Args:
-        hidden: units.
-        dropout: of the features, and of the units.
-        text_dim: size of the text tower's features.
-        image_dim: size of the image tower's.
-    """
-
-    def __init__(self, hidden: int, dropout: float, text_dim: int, image_dim: int):
-        super().__init__()
-        self.scales = _Scales(text_dim, image_dim)
-        self.weighted = Weighted()
-        self.layers = nn.Sequential(
-            nn.Dropout(dropout),
-            nn.Linear(text_dim + image_dim + 2, hidden),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            _silent(hidden),
-        )
-
-    def forward(self, seen: Seen) -> torch.Tensor:
-        """Logits, shape (B, 9)."""
-        joined = torch.cat([*self.scales(seen), seen.has_text, seen.has_image], 1)
-        return self.weighted(seen) + self.layers(joined)
-
-
-class Gated(nn.Module):
-    """A gated multimodal unit, which corrects the weighted logits: each unit has a gate between plot and poster.
+class Corrected(nn.Module):
+    """The weighted logits, and a correction made of the features of both towers.
 
     Args:
         hidden: units.
@@ -106,18 +79,53 @@ class Gated(nn.Module):
         super().__init__()
         self.scales = _Scales(text_dim, image_dim)
         self.weighted = Weighted()
-        self.text, self.image = nn.Linear(text_dim, hidden), nn.Linear(image_dim, hidden)
-        self.gate = nn.Linear(text_dim + image_dim, hidden)
-        self.out = nn.Sequential(nn.Dropout(dropout), _silent(hidden))
+        self._add_layers(hidden, dropout, text_dim, image_dim)
 
     def forward(self, seen: Seen) -> torch.Tensor:
         """Logits, shape (B, 9)."""
         text, image = self.scales(seen)
+        return self.weighted(seen) + self.correction(text, image, seen)
+
+    @abstractmethod
+    def _add_layers(self, hidden: int, dropout: float, text_dim: int, image_dim: int) -> None:
+        """What `correction` computes with."""
+
+    @abstractmethod
+    def correction(self, text: torch.Tensor, image: torch.Tensor, seen: Seen) -> torch.Tensor:
+        """Logits to be added, shape (B, 9), given the features on one scale."""
+
+
+class Concatenated(Corrected):
+    """An MLP on both features side by side; these are dropped out, too."""
+
+    def _add_layers(self, hidden: int, dropout: float, text_dim: int, image_dim: int) -> None:
+        self.layers = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(text_dim + image_dim + 2, hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            _silent(hidden),
+        )
+
+    def correction(self, text: torch.Tensor, image: torch.Tensor, seen: Seen) -> torch.Tensor:
+        """The MLP's output."""
+        return self.layers(torch.cat([text, image, seen.has_text, seen.has_image], 1))
+
+
+class Gated(Corrected):
+    """A gated multimodal unit: each of its units has a gate between plot and poster."""
+
+    def _add_layers(self, hidden: int, dropout: float, text_dim: int, image_dim: int) -> None:
+        self.text, self.image = nn.Linear(text_dim, hidden), nn.Linear(image_dim, hidden)
+        self.gate = nn.Linear(text_dim + image_dim, hidden)
+        self.out = nn.Sequential(nn.Dropout(dropout), _silent(hidden))
+
+    def correction(self, text: torch.Tensor, image: torch.Tensor, seen: Seen) -> torch.Tensor:
+        """What the units say."""
         gate = torch.sigmoid(self.gate(torch.cat([text, image], 1)))
         # With one of the two alone there is nothing to choose.
         gate = torch.where(seen.has_image == 0, 1.0, torch.where(seen.has_text == 0, 0.0, gate))
-        joined = gate * torch.tanh(self.text(text)) + (1 - gate) * torch.tanh(self.image(image))
-        return self.weighted(seen) + self.out(joined)
+        return self.out(gate * torch.tanh(self.text(text)) + (1 - gate) * torch.tanh(self.image(image)))
 
 
 def _silent(dim: int) -> nn.Linear:
