@@ -6,6 +6,7 @@ the line is 0.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,10 +14,13 @@ from sklearn.metrics import accuracy_score, average_precision_score, hamming_los
 
 from mmgenre.config import Config
 from mmgenre.genres import GENRES
-from mmgenre.thresholds import aligned, decide
+from mmgenre.thresholds import HeldOut, aligned, decide
 
 # Weights drawn at once: 8 MB, and the arrays made of them at most as much each.
 _BATCH = 1_000_000
+
+# What the validation movies can say of a model: of its epochs, and of trials of a search.
+Objective = Literal["macro_f1", "mean_average_precision", "f1_of_averages", "micro_f1"]
 
 
 class Average(Config):
@@ -81,20 +85,40 @@ def scores(probabilities: np.ndarray, decided: np.ndarray, labels: np.ndarray, g
     probabilities, decided, labels = _checked(probabilities, decided, labels)
     per_genre = _per_genre(probabilities, decided, labels)
     precisions = [one.average_precision for one in per_genre if one.average_precision is not None]
-    single = _average(decide(probabilities, global_threshold), labels, "macro")
     return Scores(
         micro=_average(decided, labels, "micro"),
         macro=_average(decided, labels, "macro"),
         weighted=_average(decided, labels, "weighted"),
         samples=_average(decided, labels, "samples"),
         mean_average_precision=float(np.mean(precisions)) if precisions else 0.0,
-        f1_of_averages=float(_harmonic_mean(np.array(single.precision), np.array(single.recall))),
+        f1_of_averages=f1_of_averages(decide(probabilities, global_threshold), labels),
         global_threshold=global_threshold,
         hamming_loss=hamming_loss(labels, decided),
         subset_accuracy=accuracy_score(labels, decided),
         expected_calibration_error=expected_calibration_error(probabilities, labels),
         genres=per_genre,
     )
+
+
+def held_out_scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Each Objective, of movies at thresholds fitted on other folds of the same movies; see `HeldOut`.
+
+    Arguments and errors are those of `fit_thresholds`.
+    """
+    held_out = HeldOut.of(probabilities, labels)
+    found = scores(probabilities, held_out.decided, labels, 0.5)
+    return {
+        "macro_f1": found.macro.f1,
+        "mean_average_precision": found.mean_average_precision,
+        "f1_of_averages": f1_of_averages(held_out.together, labels),
+        "micro_f1": found.micro.f1,
+    }
+
+
+def f1_of_averages(decided: np.ndarray, labels: np.ndarray) -> float:
+    """Harmonic mean of macro precision and macro recall of decisions, shape (N, 9); see `Scores`."""
+    found = _average(decided, labels, "macro")
+    return float(_harmonic_mean(np.array(found.precision), np.array(found.recall)))
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:

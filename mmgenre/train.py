@@ -20,14 +20,15 @@ from mmgenre.cluster import Accelerator
 from mmgenre.errors import InputError
 from mmgenre.inference import Precision, predict_logits
 from mmgenre.manifest import Manifest, Output, Recipe
+from mmgenre.metrics import held_out_scores
 from mmgenre.models import Encoded, FittedAtOnce, FusionConfig, GenreModel, ModelConfig, TrainedByGradient, learn_edges
 from mmgenre.progress import printed_lines
 from mmgenre.schema import MOVIES
 from mmgenre.splits import Rows, Split, encode, read_split
 from mmgenre.storage import absolute
 from mmgenre.tables import Table
-from mmgenre.thresholds import calibrate
-from mmgenre.training_loop import FitConfig, Task, training_loop, validation_scores
+from mmgenre.thresholds import calibrate, probabilities
+from mmgenre.training_loop import FitConfig, Task, training_loop
 from mmgenre.training_state import Progress
 
 _INITIAL = "initial"
@@ -258,6 +259,6 @@ def _card(config: TrainConfig, table: Table, fitted: _Fitted) -> Card:
         alone={
             status: calibrate(logits, labels, seed=config.seed) for status, (logits, labels) in fitted.alone.items()
         },
-        scores=validation_scores(fitted.logits, fitted.labels),
+        scores=held_out_scores(probabilities(fitted.logits, calibration.temperature), fitted.labels),
         dataset=table.manifest.fingerprint,
     )

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import ray
@@ -24,10 +24,10 @@ from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
 from mmgenre.inference import Precision, autocast, predict_logits, to_device
 from mmgenre.journal import Extent, Journal
-from mmgenre.metrics import scores
+from mmgenre.metrics import Objective, held_out_scores
 from mmgenre.models import GenreModel
 from mmgenre.optimizer import OptimizerConfig
-from mmgenre.thresholds import best_thresholds, decide, probabilities
+from mmgenre.thresholds import probabilities
 from mmgenre.training_state import Epoch, Progress
 
 
@@ -39,7 +39,7 @@ class FitConfig(Config):
     accumulate: int = Field(1, ge=1, description="batches in one optimizer step")
     optimizer: OptimizerConfig = OptimizerConfig()
     precision: Precision = Field("auto", description="auto: bf16 where the hardware computes in it, else fp32")
-    score: Literal["macro_f1", "mean_average_precision"] = Field(
+    score: Objective = Field(
         "mean_average_precision", description="of the validation split; the epoch with the best is kept"
     )
     patience: int = Field(3, ge=1, description="epochs without a better score after which training stops")
@@ -132,7 +132,7 @@ class _Worker:
             loss=loss / len(self._train.labels),
             rows_per_second=len(self._train.labels) / (learned - began),
             seconds=time.monotonic() - began,
-            **validation_scores(logits, self._val.labels),
+            **_validation_figures(logits, self._val.labels),
         )
         self.progress = Progress(history=(*self.progress.history, epoch))
         self._report(logits)
@@ -204,13 +204,7 @@ class _Worker:
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def validation_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Validation loss and scores, the F1 at thresholds fitted on the same rows; arrays of shape (N, 9)."""
-    values = torch.from_numpy(logits), torch.from_numpy(labels)
-    chances = probabilities(logits, 1.0)
-    found = scores(chances, decide(chances, best_thresholds(chances, labels)), labels, 0.5)
-    return {
-        "val_loss": binary_cross_entropy_with_logits(*values).item(),
-        "macro_f1": found.macro.f1,
-        "mean_average_precision": found.mean_average_precision,
-    }
+def _validation_figures(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Loss and scores of validation movies; arrays of shape (N, 9)."""
+    loss = binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels)).item()
+    return {"val_loss": loss} | held_out_scores(probabilities(logits, 1.0), labels)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mmgenre.checkpoint import load_weights, save_weights
 from mmgenre.config import Config
+from mmgenre.metrics import Objective
 
 _OPTIMIZER = "optimizer.safetensors"
 _SCHEDULE = "schedule.json"
@@ -24,8 +25,10 @@ class Epoch(Config):
     epoch: int = Field(description="number of the epoch, from 1")
     loss: float = Field(description="mean binary cross-entropy of the training rows while they were learned")
     val_loss: float
-    macro_f1: float = Field(description="of the validation split, at thresholds fitted on it")
-    mean_average_precision: float = Field(description="of the validation split")
+    macro_f1: float = Field(description="of the validation split, at thresholds fitted on other folds of it")
+    mean_average_precision: float
+    f1_of_averages: float
+    micro_f1: float
     rows_per_second: float = Field(description="training rows over all workers")
     seconds: float
 
@@ -40,11 +43,11 @@ class Progress(Config):
         """Epochs that are finished."""
         return len(self.history)
 
-    def best(self, score: str) -> int:
+    def best(self, score: Objective) -> int:
         """Index of the epoch with the best score, the first of equals."""
         return int(np.argmax([getattr(epoch, score) for epoch in self.history]))
 
-    def exhausted(self, score: str, patience: int) -> bool:
+    def exhausted(self, score: Objective, patience: int) -> bool:
         """Whether the score has not risen for `patience` epochs."""
         return bool(self.history) and self.num_epochs - 1 - self.best(score) >= patience
 

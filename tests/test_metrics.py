@@ -3,11 +3,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+from scipy.special import expit, logit
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support
 
 from mmgenre.genres import GENRES
 from mmgenre.metrics import Bootstrap, expected_calibration_error, intervals, resampled_scores, scores
 from mmgenre.thresholds import (
+    HeldOut,
     Thresholds,
     best_global_threshold,
     best_thresholds,
@@ -20,11 +22,11 @@ from mmgenre.thresholds import (
 RARE_TO_COMMON = np.linspace(0.05, 0.5, 9)
 
 
-def predictions(num_movies, seed=0, *, levels=None, frequencies=RARE_TO_COMMON):
+def predictions(num_movies, seed=0, *, levels=None, frequencies=RARE_TO_COMMON, knowledge=2):
     """Probabilities that know something of the labels; `levels` rounds them, which makes ties."""
     rng = np.random.default_rng(seed)
     labels = rng.random((num_movies, 9)) < frequencies
-    chances = probabilities(rng.normal(size=labels.shape) + 2 * labels - 1.5, 1.0)
+    chances = probabilities(rng.normal(size=labels.shape) + knowledge * labels - 1.5, 1.0)
     return (np.round(chances * levels) / levels if levels else chances), labels.astype(np.float32)
 
 
@@ -45,23 +47,19 @@ def f1_at(cutoffs, chances, labels):
 # Cut-offs
 
 
-def test_a_cutoff_is_midway_between_the_scores_it_separates():
-    cutoffs = best_thresholds(one_genre([0.9, 0.7, 0.3, 0.2]), one_genre([1, 1, 0, 0]))
-
-    assert cutoffs[0] == pytest.approx(0.5)
+def test_the_cutoff_for_all_genres_is_midway_between_the_scores_it_separates():
+    assert best_global_threshold(one_genre([0.9, 0.7, 0.3, 0.2]), one_genre([1, 1, 0, 0])) == pytest.approx(0.5)
 
 
-def test_a_cutoff_trades_a_false_alarm_for_a_hit():
+def test_the_cutoff_for_all_genres_trades_a_false_alarm_for_a_hit():
     # Down to 0.4: 2 of 3 right, all found, F1 0.8; down to 0.8: F1 2/3.
-    cutoffs = best_thresholds(one_genre([0.8, 0.6, 0.4, 0.2]), one_genre([1, 0, 1, 0]))
-
-    assert cutoffs[0] == pytest.approx(0.3)
+    assert best_global_threshold(one_genre([0.8, 0.6, 0.4, 0.2]), one_genre([1, 0, 1, 0])) == pytest.approx(0.3)
 
 
 def test_movies_with_the_same_score_are_predicted_together():
     scores, labels = one_genre([0.6, 0.6, 0.6, 0.1]), one_genre([1, 0, 0, 1])
 
-    assert best_thresholds(scores, labels)[0] == pytest.approx(0.05)
+    assert best_global_threshold(scores, labels) == pytest.approx(0.05)
 
 
 def test_a_genre_without_a_positive_label_keeps_one_half():
@@ -80,19 +78,47 @@ def test_a_cutoff_between_adjacent_numbers_still_separates_them(kind):
     # Two pairs, because the mean of one of them is rounded down.
     for low, high in [(first, second), (second, np.nextafter(second, kind(1)))]:
         chances = one_genre([high, low]).astype(kind)
-        assert decide(chances, best_thresholds(chances, labels))[:, 0].tolist() == [True, False]
         assert decide(chances, best_global_threshold(chances, labels))[:, 0].tolist() == [True, False]
 
 
 @pytest.mark.parametrize("levels", [None, 10])
 @pytest.mark.parametrize("seed", range(5))
-def test_no_other_cutoff_does_better_where_it_was_fitted(seed, levels):
+def test_no_other_cutoff_for_all_genres_does_better_where_it_was_fitted(seed, levels):
     chances, labels = predictions(60, seed, levels=levels)
-    cutoffs, together = best_thresholds(chances, labels), best_global_threshold(chances, labels)
-    others = np.stack([f1_at(cutoff, chances, labels) for cutoff in np.unique(np.append(chances, [0.5, 1.1]))])
+    together = best_global_threshold(chances, labels)
+    others = [f1_at(cutoff, chances, labels).mean() for cutoff in np.unique(np.append(chances, [0.5, 1.1]))]
 
-    assert f1_at(cutoffs, chances, labels) == pytest.approx(others.max(axis=0))
-    assert f1_at(together, chances, labels).mean() == pytest.approx(others.mean(axis=1).max())
+    assert f1_at(together, chances, labels).mean() == pytest.approx(max(others))
+
+
+def test_a_genres_cutoff_is_half_of_the_f1_that_true_probabilities_promise():
+    chances = np.random.default_rng(0).beta(1, 3, (200_000, 9))
+    labels = np.random.default_rng(1).random(chances.shape) < chances
+    best = max(f1_at(cutoff, chances, labels).mean() for cutoff in np.linspace(0.1, 0.5, 81))
+
+    assert best_thresholds(chances, labels) == pytest.approx(np.full(9, best / 2), abs=0.01)
+
+
+@pytest.mark.parametrize(("slope", "shift"), [(0.5, 0.0), (3.0, -1.0), (1.0, 1.0)])
+def test_a_genres_cutoff_goes_with_its_scale(slope, shift):
+    chances, labels = predictions(2000)
+    moved = expit(slope * logit(chances) + shift)
+
+    decided = decide(moved, best_thresholds(moved, labels))
+
+    assert (decided == decide(chances, best_thresholds(chances, labels))).mean() > 0.98
+
+
+def test_cutoffs_of_few_movies_do_better_on_others_than_the_luckiest_ones():
+    chances, labels = predictions(20_000, knowledge=1)
+    ours, luckiest = [], []
+    for few in np.split(np.arange(2000), 20):
+        candidates = np.unique(chances[few])
+        f1 = np.stack([f1_at(cutoff, chances[few], labels[few]) for cutoff in candidates])
+        luckiest.append(f1_at(candidates[f1.argmax(axis=0)], chances[2000:], labels[2000:]).mean())
+        ours.append(f1_at(best_thresholds(chances[few], labels[few]), chances[2000:], labels[2000:]).mean())
+
+    assert np.mean(ours) > np.mean(luckiest) + 0.01
 
 
 def test_genres_with_different_scales_get_their_own_cutoffs():
@@ -105,16 +131,27 @@ def test_genres_with_different_scales_get_their_own_cutoffs():
     assert fitted.cutoffs().tolist() == list(fitted.per_genre)
 
 
-def test_few_movies_get_one_cutoff_for_all_genres():
-    # One cut-off is right for all genres here, and their own ones are noise.
-    chances, labels = predictions(40, frequencies=0.3)
+def test_the_kind_in_use_decides_movies_better_that_it_was_not_fitted_on():
+    used = []
+    for seed in range(10):
+        chances, labels = predictions(40, seed, frequencies=0.3)
+        held_out = HeldOut.of(chances, labels)
+        per_genre, together = (
+            f1_score(labels, decided, average="macro") for decided in (held_out.per_genre, held_out.together)
+        )
+        used.append(fit_thresholds(chances, labels).kind)
+        assert used[-1] == ("per_genre" if per_genre > together else "global")
 
-    fitted = fit_thresholds(chances, labels)
+    assert set(used) == {"per_genre", "global"}
 
-    assert fitted.kind == "global"
-    assert fitted.cutoffs().tolist() == [fitted.global_threshold] * 9
-    # The nine look better where they were fitted: that is why the choice is made elsewhere.
-    assert f1_at(fitted.per_genre, chances, labels).mean() > f1_at(fitted.cutoffs(), chances, labels).mean()
+
+def test_decisions_of_held_out_movies_do_not_know_their_labels():
+    chances, labels = predictions(30, knowledge=0)
+    fold = np.random.default_rng(0).permutation(np.arange(30) % 5) == 0
+
+    other = np.where(fold[:, None], 1 - labels, labels)
+
+    assert (HeldOut.of(chances, other).per_genre[fold] == HeldOut.of(chances, labels).per_genre[fold]).all()
 
 
 def test_fitting_again_with_the_same_seed_gives_the_same_thresholds():
