@@ -34,7 +34,7 @@ class Config(BaseModel):
         Raises:
             InputError: no such file, not YAML, or wrong fields: all of them, each with its path.
         """
-        values = _read_yaml(Path(path))
+        values = read_yaml(Path(path))
         for override in overrides:
             _apply(values, override)
         return cls.parse(values, where=str(path))
@@ -68,7 +68,28 @@ def _describe(name: str, field: Any) -> str:
     return f"{name} (required)" if field.is_required() else name
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def assign(values: dict[str, Any], path: str, value: Any, where: str) -> None:
+    """Set one dotted path in nested dicts, making those that lack; `where` names its origin in the error.
+
+    Raises:
+        InputError: something on the way has no fields.
+    """
+    *parents, last = path.split(".")
+    for depth, parent in enumerate(parents, start=1):
+        if values.get(parent) is None:
+            values[parent] = {}
+        values = values[parent]
+        if not isinstance(values, dict):
+            raise InputError(f"{where}: {'.'.join(parents[:depth])} has no fields below it")
+    values[last] = value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The fields in a YAML file.
+
+    Raises:
+        InputError: no such file, or not YAML.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -85,21 +106,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
-    """Set one dotted key in nested dicts, making those that lack."""
     key, equals, text = override.partition("=")
     if not (key and equals):
         raise InputError(f"{override!r}: expected dotted.key=value, such as output=runs/first")
-    *parents, last = key.split(".")
-    for depth, parent in enumerate(parents, start=1):
-        if values.get(parent) is None:
-            values[parent] = {}
-        values = values[parent]
-        if not isinstance(values, dict):
-            raise InputError(f"{override!r}: {'.'.join(parents[:depth])} has no fields below it")
     try:
-        values[last] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError:
-        values[last] = text
+        value = text
+    assign(values, key, value, repr(override))
 
 
 def _explain(config_type: type[Config], error: ValidationError, where: str) -> str:

@@ -112,20 +112,23 @@ def kept_parts(model: GenreModel, family: FamilyConfig) -> list[KeptPart]:
     return [part for part in parts if part.model.frozen_modules]
 
 
-def compute(part: KeptPart, dataset: Table, initial: str, plan: Plan) -> Table:
+def compute(part: KeptPart, dataset: Table, initial: str | None, plan: Plan) -> Table:
     """The table of what frozen layers make of the movies to learn from; computed where it is not there yet.
 
     Args:
         part: with the frozen layers.
         dataset: a MOVIES table.
-        initial: checkpoint folder with the whole model.
+        initial: checkpoint folder with the whole model, for Ray Data's actors; None: computed in this process.
         plan: where and how.
     """
     made_of = recipe(part.model, dataset, plan)
     name = hashlib.sha256(made_of.model_dump_json().encode()).hexdigest()[:16]
     writer = TableWriter(storage.join(plan.directory, name), FEATURES, made_of)
     if writer.begin() is None:
-        _run(writer, part, dataset, initial, plan)
+        if initial is None:
+            _run_here(writer, part, dataset, plan)
+        else:
+            _run(writer, part, dataset, initial, plan)
     return Table(writer.directory, FEATURES)
 
 
@@ -140,11 +143,10 @@ def recipe(model: GenreModel, dataset: Table, plan: Plan) -> Recipe:
 
 
 def _run(writer: TableWriter, part: KeptPart, dataset: Table, initial: str, plan: Plan) -> Manifest:
-    wanted = is_known(part.family) & pc.is_in(pc.field("split"), pa.array(_SPLITS))
-    num_movies = dataset.dataset.count_rows(filter=wanted)
+    wanted, num_movies = _wanted(part, dataset)
     cluster.connect()
-    rows = read(dataset, ["imdb_id", "split", *part.family.columns], _WINDOW).map_batches(
-        Freeze,
+    rows = read(dataset, _columns(part), _WINDOW).map_batches(
+        FreezeStage,
         fn_constructor_args=(storage.absolute(initial), part.role, wanted, plan),
         batch_size=_WINDOW,
         batch_format="pyarrow",
@@ -156,14 +158,31 @@ def _run(writer: TableWriter, part: KeptPart, dataset: Table, initial: str, plan
     return writer.finish(rows_in=num_movies, expected_rows=num_movies)
 
 
-class Freeze:
-    """Ray Data stage: batches of movies become rows of features."""
+def _run_here(writer: TableWriter, part: KeptPart, dataset: Table, plan: Plan) -> Manifest:
+    wanted, num_movies = _wanted(part, dataset)
+    freeze = Freeze(part.model, wanted, plan)
+    for batch in dataset.dataset.to_batches(columns=_columns(part), batch_size=_WINDOW, filter=wanted):
+        writer.write(freeze(pa.Table.from_batches([batch])))
+    return writer.finish(rows_in=num_movies, expected_rows=num_movies)
 
-    def __init__(self, directory: str, role: str, wanted: pc.Expression, plan: Plan):
+
+def _wanted(part: KeptPart, dataset: Table) -> tuple[pc.Expression, int]:
+    """Which movies features are made of, and how many they are."""
+    wanted = is_known(part.family) & pc.is_in(pc.field("split"), pa.array(_SPLITS))
+    return wanted, dataset.dataset.count_rows(filter=wanted)
+
+
+def _columns(part: KeptPart) -> list[str]:
+    return ["imdb_id", "split", *part.family.columns]
+
+
+class Freeze:
+    """Batches of movies become rows of features."""
+
+    def __init__(self, model: GenreModel, wanted: pc.Expression, plan: Plan):
         self._wanted, self._plan = wanted, plan
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.set_num_threads(cluster.assigned_cpus())
-        self._model = checkpoint.load(directory)[1].parts[role].to(self._device)
+        self._model = model.to(self._device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One row for each movie to learn from."""
@@ -200,6 +219,14 @@ class Freeze:
             for row, value in zip(known[places], values.half().cpu().numpy(), strict=True):
                 found[row] = value
         return found
+
+
+class FreezeStage(Freeze):
+    """Ray Data stage: loads its own copy of the part."""
+
+    def __init__(self, directory: str, role: str, wanted: pc.Expression, plan: Plan):
+        torch.set_num_threads(cluster.assigned_cpus())
+        super().__init__(checkpoint.load(directory)[1].parts[role], wanted, plan)
 
 
 def split_of(kept: Sequence[tuple[KeptPart, Table]], model: GenreModel, rows: Rows, *, views: bool) -> Split:
@@ -241,6 +268,25 @@ def _values_of(seen: pa.Table, *, views: bool) -> np.ndarray:
     buffers = (content.as_buffer() for content in seen["values"])
     values = np.stack([np.frombuffer(buffer, np.float16).reshape(-1, *shape) for buffer in buffers])
     return values if views else values[:, :1]
+
+
+def reading(model: GenreModel, family: FamilyConfig, dataset: Table, plan: Plan | None) -> str:
+    """The same for models that make the same of the movies before they learn: whose encoded splits can be shared.
+
+    Args:
+        model: untrained.
+        family: the model's.
+        dataset: a MOVIES table.
+        plan: of features; None where none are kept.
+    """
+    kept = {part.role for part in kept_parts(model, family)} if plan else set()
+    parts = {
+        role: recipe(part, dataset, plan).model_dump()
+        if plan and role in kept
+        else {"settings": part.frozen_settings, "assets": _assets_digest(part)}
+        for role, part in model.parts.items()
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(model: GenreModel) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,12 +40,12 @@ def is_known(model: FamilyConfig) -> pc.Expression:
     return functools.reduce(operator.or_, [pc.field(name).is_valid() for name in _kinds(model)])
 
 
-def read_split(table: Table, split: str, model: FamilyConfig, *, images: bool = True) -> Rows:
+def read_split(table: Table, split: str | Sequence[str], model: FamilyConfig, *, images: bool = True) -> Rows:
     """The movies of a split that a model can read, in the order of their ids whatever the files' order.
 
     Args:
         table: of the schema MOVIES.
-        split: train, val or test.
+        split: train, val or test, or several of them.
         model: says what it reads.
         images: false where they are not needed here, for they take much room.
 
@@ -52,10 +53,13 @@ def read_split(table: Table, split: str, model: FamilyConfig, *, images: bool = 
         InputError: there are none.
     """
     columns = [name for name in model.columns if images or name != "image"]
-    rows = table.read(["imdb_id", *columns, "labels"], (pc.field("split") == split) & is_known(model))
+    names = [split] if isinstance(split, str) else list(split)
+    rows = table.read(["imdb_id", *columns, "labels"], pc.field("split").isin(names) & is_known(model))
     if rows.num_rows == 0:
         wanted = " or a ".join(_KINDS[name] for name in _kinds(model))
-        raise InputError(f"{table.directory}: no {split} rows with a {wanted}; train needs train and val rows")
+        raise InputError(
+            f"{table.directory}: no {' or '.join(names)} rows with a {wanted}; train needs train and val rows"
+        )
     rows = rows.sort_by("imdb_id")
     return Rows(rows["imdb_id"], Movies.of(rows), from_per_genre(rows["labels"]))
 

@@ -66,16 +66,20 @@ def save(folder: Path, model: torch.nn.Module, optimizer: Any, schedule: Any, pr
 
 
 def load(folder: Path, model: torch.nn.Module, optimizer: Any, schedule: Any) -> Progress:
-    """Bring model, optimizer and schedule to the state in a local folder."""
+    """Bring model, optimizer and schedule to the state in a local folder.
+
+    Rates are those that the optimizer was built with, as far along the schedule as the folder is.
+    """
     load_weights(model, folder)
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in load_file(folder / _OPTIMIZER).items():
         number, name = key.split(".")
         state.setdefault(int(number), {})[name] = value
-    schedule.load_state_dict(json.loads((folder / _SCHEDULE).read_text()))
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for group, lr in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
-        group["lr"] = lr
+    rates = schedule.base_lrs
+    schedule.load_state_dict(json.loads((folder / _SCHEDULE).read_text()) | {"base_lrs": rates})
+    for group, rate, share in zip(optimizer.param_groups, rates, schedule.lr_lambdas, strict=True):
+        group["lr"] = rate * share(schedule.last_epoch)
     return read_progress(folder)
 
 

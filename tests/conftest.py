@@ -70,3 +70,22 @@ def tiny_model():
         "attention_probs_dropout_prob": 0.0,
     }
     return TransformerConfig(pretrained=None, architecture=architecture, vocab_size=200, max_length=32, dropout=0)
+
+
+@pytest.fixture(scope="session")
+def generated_movies(tmp_path_factory):
+    """A MOVIES table of generated movies, made without Ray."""
+    from mmgenre.catalog import CatalogConfig, catalog
+    from mmgenre.dataset import DatasetConfig, build_dataset
+    from mmgenre.enrich import EnrichConfig, enrich
+    from mmgenre.sandbox.catalogue import SandboxConfig, generate
+
+    root = tmp_path_factory.mktemp("movies")
+    paths = {name: str(root / name) for name in ("sandbox", "catalog", "enriched", "movies")}
+    generate(SandboxConfig(movies=1300, other_titles=50), paths["sandbox"])
+    dump, plots = f"{paths['sandbox']}/title.basics.tsv.gz", f"{paths['sandbox']}/movies.parquet"
+    catalog(CatalogConfig(input=dump, output=paths["catalog"]))
+    provider = {"kind": "dump", "path": plots}
+    enrich(EnrichConfig.parse({"catalog": paths["catalog"], "output": paths["enriched"], "provider": provider}, "test"))
+    build_dataset(DatasetConfig(catalog=paths["catalog"], enriched=paths["enriched"], output=paths["movies"]))
+    return paths["movies"]

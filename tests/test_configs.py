@@ -15,7 +15,9 @@ from mmgenre.pipeline import PipelineConfig
 from mmgenre.posters import PostersConfig
 from mmgenre.predict import TagConfig
 from mmgenre.sandbox.serve import ServeConfig
+from mmgenre.search_space import require_valid
 from mmgenre.train import TrainConfig
+from mmgenre.tune import TuneConfig, preset_of
 
 ROOT = Path(__file__).parent.parent
 # Each job's config, and what there is to give beside a file of its folder: where things are.
@@ -30,6 +32,7 @@ JOBS = {
     "sandbox": (ServeConfig, ("output=OUT",)),
     "tag": (TagConfig, ("checkpoint=IN", "movies=IN", "output=OUT")),
     "train": (TrainConfig, ("dataset=IN", "output=OUT")),
+    "tune": (TuneConfig, ("dataset=IN", "output=OUT")),
 }
 # What single files ask for in their first lines.
 ALSO = {
@@ -94,3 +97,11 @@ def test_an_example_in_a_comment_names_files_that_are_there(path):
     named = re.findall(r"\b(?:configs|jobs)/[\w./]+\.(?:yaml|py)\b", path.read_text())
 
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize("path", ROOT.glob("configs/tune/*.yaml"), ids=lambda path: path.name)
+def test_a_shipped_search_changes_what_its_preset_has(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = TuneConfig.load(path, ["dataset=IN", "output=OUT"])
+
+    require_valid(preset_of(config), config.space)

@@ -213,6 +213,16 @@ def test_every_parameter_that_is_trained_gets_a_gradient(family, frozen_layers):
     assert without == []
 
 
+def test_a_backbone_with_all_layers_frozen_is_worth_keeping_what_it_makes_of_a_plot():
+    model = two_layers("bert", frozen_layers=2).build(Movies.of_plots(PLOTS)).train()
+    batch = model.encoder.encode(Movies.of_plots(PLOTS)).batch(np.arange(len(PLOTS)))
+
+    assert list(model.frozen_modules) == ["backbone"]
+    # Dropout aside, that of the head: what is kept stands for what is computed in each epoch.
+    assert torch.equal(model.features(batch), model.features({"frozen": model.frozen(batch)}))
+    assert not two_layers("bert", frozen_layers=1).build(Movies.of_plots(PLOTS)).frozen_modules
+
+
 def test_more_frozen_layers_than_there_are_is_a_mistake():
     with pytest.raises(InputError, match=r"model\.frozen_layers: 3, but the backbone has 2 layers; at most that"):
         two_layers("electra", frozen_layers=3).build(Movies.of_plots(PLOTS))

@@ -15,11 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmgenre import checkpoint
-from mmgenre.catalog import CatalogConfig, catalog
-from mmgenre.dataset import DatasetConfig, build_dataset
-from mmgenre.enrich import EnrichConfig, enrich
 from mmgenre.errors import InputError
-from mmgenre.sandbox.catalogue import SandboxConfig, generate
 from mmgenre.train import TrainConfig, train
 
 ROOT = Path(__file__).parent.parent
@@ -52,20 +48,6 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="session")
-def movies(tmp_path_factory):
-    """A MOVIES table of generated movies, made without Ray."""
-    root = tmp_path_factory.mktemp("movies")
-    paths = {name: str(root / name) for name in ("sandbox", "catalog", "enriched", "movies")}
-    generate(SandboxConfig(movies=1300, other_titles=50), paths["sandbox"])
-    dump, plots = f"{paths['sandbox']}/title.basics.tsv.gz", f"{paths['sandbox']}/movies.parquet"
-    catalog(CatalogConfig(input=dump, output=paths["catalog"]))
-    provider = {"kind": "dump", "path": plots}
-    enrich(EnrichConfig.parse({"catalog": paths["catalog"], "output": paths["enriched"], "provider": provider}, "test"))
-    build_dataset(DatasetConfig(catalog=paths["catalog"], enriched=paths["enriched"], output=paths["movies"]))
-    return paths["movies"]
-
-
 def config(movies, output, **changes):
     return TrainConfig.parse({"dataset": movies, "output": str(output)} | SETTINGS | changes, "test")
 
@@ -85,14 +67,14 @@ def scores(output):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(local_ray, movies, tmp_path_factory):
+def undisturbed(local_ray, generated_movies, tmp_path_factory):
     output = tmp_path_factory.mktemp("trained") / "undisturbed"
-    train(config(movies, output))
+    train(config(generated_movies, output))
     return output
 
 
-def test_two_workers_give_the_loss_curve_of_one_with_twice_the_batch(undisturbed, movies, tmp_path):
-    train(config(movies, tmp_path / "one", workers=1, batch_size=24))
+def test_two_workers_give_the_loss_curve_of_one_with_twice_the_batch(undisturbed, generated_movies, tmp_path):
+    train(config(generated_movies, tmp_path / "one", workers=1, batch_size=24))
 
     two, one = step_losses(undisturbed), step_losses(tmp_path / "one")
     assert len(two) == len(one) == 5 * -(-num_train(undisturbed) // 48)
@@ -121,35 +103,35 @@ def test_a_training_learns_and_leaves_only_what_is_needed(undisturbed):
     ]
 
 
-def test_a_training_that_no_longer_improves_stops_and_tells_of_all_its_epochs(local_ray, movies, tmp_path):
+def test_a_training_that_no_longer_improves_stops_and_tells_of_all_its_epochs(local_ray, generated_movies, tmp_path):
     nothing_learned = {"lr_backbone": 0.0, "lr_head": 0.0}
 
-    manifest = train(config(movies, tmp_path / "stopped", workers=1, patience=2, optimizer=nothing_learned))
+    manifest = train(config(generated_movies, tmp_path / "stopped", workers=1, patience=2, optimizer=nothing_learned))
 
     assert [epoch["epoch"] for epoch in history(tmp_path / "stopped")] == [1, 2, 3]
     assert manifest.notes["epochs"] == 3
 
 
-def test_the_same_command_again_does_nothing(undisturbed, movies):
+def test_the_same_command_again_does_nothing(undisturbed, generated_movies):
     before = (undisturbed / "_run.json").read_text()
 
-    train(config(movies, undisturbed))
+    train(config(generated_movies, undisturbed))
 
     assert (undisturbed / "_run.json").read_text() == before
 
 
-def test_another_configuration_is_refused(undisturbed, movies):
+def test_another_configuration_is_refused(undisturbed, generated_movies):
     with pytest.raises(InputError, match="epochs: 2, not 5"):
-        train(config(movies, undisturbed, epochs=2))
+        train(config(generated_movies, undisturbed, epochs=2))
 
 
-def test_a_killed_worker_does_not_change_the_result(undisturbed, movies, tmp_path):
+def test_a_killed_worker_does_not_change_the_result(undisturbed, generated_movies, tmp_path):
     output = tmp_path / "killed"
     killed = []
     killer = threading.Thread(target=lambda: killed.append(kill_a_worker_after_an_epoch(output)))
     killer.start()
 
-    train(config(movies, output))
+    train(config(generated_movies, output))
 
     killer.join()
     assert killed == [True]
@@ -176,9 +158,9 @@ def is_training_worker(process):
         return False
 
 
-def test_a_killed_driver_is_gone_on_with_by_the_same_command(undisturbed, movies, tmp_path):
+def test_a_killed_driver_is_gone_on_with_by_the_same_command(undisturbed, generated_movies, tmp_path):
     (tmp_path / "train.yaml").write_text(json.dumps(SETTINGS))
-    command = [sys.executable, ROOT / "jobs/train.py", tmp_path / "train.yaml", f"dataset={movies}"]
+    command = [sys.executable, ROOT / "jobs/train.py", tmp_path / "train.yaml", f"dataset={generated_movies}"]
     command.append(f"output={tmp_path / 'run'}")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as first:
         for line in first.stdout:
@@ -195,24 +177,24 @@ def test_a_killed_driver_is_gone_on_with_by_the_same_command(undisturbed, movies
     assert scores(tmp_path / "run") == pytest.approx(scores(undisturbed), abs=1e-6)
 
 
-def test_a_training_that_diverges_says_so(local_ray, movies, tmp_path):
+def test_a_training_that_diverges_says_so(local_ray, generated_movies, tmp_path):
     rates = {"lr_backbone": 1e30, "lr_head": 1e30, "clip_norm": None, "warmup": 0}
 
     with pytest.raises(InputError, match=r"diverged at step \d+.*lower optimizer.lr"):
-        train(config(movies, tmp_path / "run", optimizer=rates, workers=1))
+        train(config(generated_movies, tmp_path / "run", optimizer=rates, workers=1))
 
 
-def test_more_workers_than_cpus_are_refused_instead_of_waited_for(local_ray, movies, tmp_path):
+def test_more_workers_than_cpus_are_refused_instead_of_waited_for(local_ray, generated_movies, tmp_path):
     with pytest.raises(InputError, match="workers=64"):
-        train(config(movies, tmp_path / "run", workers=64))
+        train(config(generated_movies, tmp_path / "run", workers=64))
 
 
-def test_a_mistake_in_the_model_leaves_no_output_in_the_way(movies, tmp_path, monkeypatch):
+def test_a_mistake_in_the_model_leaves_no_output_in_the_way(generated_movies, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     missing = {"family": "transformer", "pretrained": "nobody/no-such-model"}
 
     with pytest.raises(InputError, match=r"nobody/no-such-model.*local folder"):
-        train(config(movies, tmp_path / "run", model=missing))
+        train(config(generated_movies, tmp_path / "run", model=missing))
 
-    manifest = train(config(movies, tmp_path / "run", model={"family": "tfidf"}))
+    manifest = train(config(generated_movies, tmp_path / "run", model={"family": "tfidf"}))
     assert manifest.statuses["train"] > 0

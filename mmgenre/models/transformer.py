@@ -1,7 +1,7 @@
 """Any Hugging Face text encoder with one linear head for the nine genres."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field
@@ -84,6 +84,23 @@ class Transformer(GenreModel):
         self._pooling = config.pooling
         draw_bytes(self)
         _freeze(backbone, config.frozen_layers)
+        self._backbone_is_frozen = not any(value.requires_grad for value in backbone.parameters())
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a backbone that learns nothing drops nothing out."""
+        super().train(mode)
+        self.backbone.train(mode and not self._backbone_is_frozen)
+        return self
+
+    def freeze(self) -> None:
+        """Stay as it is from here on."""
+        super().freeze()
+        self._backbone_is_frozen = True
+
+    @property
+    def frozen_modules(self) -> dict[str, nn.Module]:
+        """The backbone, once all of its layers are frozen."""
+        return {"backbone": self.backbone} if self._backbone_is_frozen else {}
 
     def features(self, batch: Batch) -> torch.Tensor:
         """Pooled token vectors, shape (B, D)."""
