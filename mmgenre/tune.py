@@ -43,11 +43,11 @@ BEST_YAML = "best.yaml"
 _FEATURES = "features"
 _RAY_TUNE = "ray_tune"
 _MEMORY_OF_WAITING = 64e6
-# Of a training, where things are; of a search, what does not change what its trials are.
-_PLACES = ("dataset", "output", _FEATURES)
+# Of a training and of a search, where things are, and what does not change what trials bring.
+_PLACES = ("dataset", "output", _FEATURES, "accelerator", "cpus_per_worker")
 _FREE = (
     *("dataset", "output", "overwrite", "trials", "max_concurrent", "max_seconds", "max_failures"),
-    *("accelerator", "cpus_per_trial", "gpus_per_trial"),
+    *("accelerator", "cpus_per_trial", "gpus_per_trial", "refit"),
 )
 _OWNED = (TRIALS, BEST, BEST_YAML, _FEATURES, _RAY_TUNE, *search_report.FILES)
 # Ray Tune's own account of a search is not used: it is a pickle, and may be torn by a kill.
@@ -118,7 +118,7 @@ def tune(config: TuneConfig) -> Manifest:
     inputs = {"dataset": table.manifest.fingerprint} | {role: card.weights_sha256 for role, card in cards.items()}
     output = Output(config.output, Recipe(job="tune", settings=settings, inputs=inputs), _OWNED)
     found = output.finished()
-    if found is not None and not found.statuses.get("running") and found.rows >= _num_trials(config, points):
+    if found is not None and _is_all(found, config, points):
         return found
     output.start(keeps=found is not None or output.keeps(overwrite=config.overwrite, keep="unfinished"))
     cluster.connect()
@@ -127,6 +127,12 @@ def tune(config: TuneConfig) -> Manifest:
     if work.num_trials:
         _run(config, search, work)
     return _conclude(config, search, output)
+
+
+def _is_all(found: Manifest, config: TuneConfig, points: list[Point]) -> bool:
+    """Whether a search that has ended holds what is asked for now."""
+    is_through = not found.statuses.get("running") and found.rows >= _num_trials(config, points)
+    return is_through and found.notes["refit"] == config.refit
 
 
 def describe(manifest: Manifest) -> str:
@@ -373,6 +379,7 @@ def _conclude(config: TuneConfig, search: Search, output: Output) -> Manifest:
         "score": best.score(config.objective),
         "preset_score": account.preset_score,
         "epochs": sum(len(record.epochs) for record in records),
+        "refit": config.refit,
     }
     return output.complete(len(records), dict(statuses), notes, [BEST_YAML, *search_report.FILES])
 

@@ -74,8 +74,7 @@ def test_features_are_computed_once_and_give_the_scores_of_computing_them_anew(t
     anew, _ = trained("anew", "none")
 
     kept, computed = (checkpoint.read_card(str(folder)).scores for folder in (first, anew))
-    # fp16 is what tells them apart.
-    assert kept.pop("val_loss") == pytest.approx(computed.pop("val_loss"), abs=1e-2)
+    # Told apart by fp16 alone.
     assert kept == pytest.approx(computed, abs=1e-3)
     assert kept["mean_average_precision"] > 0.5
     # Broken posters cannot be learned from, movies without one are none of this model's.
