@@ -61,9 +61,9 @@ class Account:
         return sorted(self.records, key=lambda record: record.rank(self.objective), reverse=True)
 
     @property
-    def preset_score(self) -> float | None:
-        """The preset's own; none if its trial was not run."""
-        return next((record.score(self.objective) for record in self.records if not record.point), None)
+    def preset(self) -> TrialRecord | None:
+        """The trial of the preset itself; none if there was none."""
+        return next((record for record in self.records if not record.point), None)
 
 
 def files(account: Account) -> dict[str, bytes]:
@@ -113,11 +113,13 @@ def _text(value: Any) -> str:
 
 
 def _page(account: Account) -> str:
-    records, preset = account.records, account.preset_score
+    records, preset = account.records, account.preset
     counted = sorted(Counter(record.status for record in records).items())
     statuses = ", ".join(f"{status} {count}" for status, count in counted)
     epochs, seconds = sum(len(record.epochs) for record in records), sum(record.seconds for record in records)
-    better = "" if preset is None else f"; the preset has {preset:.4f}"
+    better = "" if preset is None else f"; the preset has {preset.score(account.objective):.4f}"
+    if preset is not None and preset.status == "stopped":
+        better += f", and was stopped after {len(preset.epochs)} epochs"
     asked = markdown([["field", "value"], *([name, f"`{value}`"] for name, value in account.asked.items())])
     parts = [
         "# A search",

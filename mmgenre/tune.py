@@ -377,7 +377,7 @@ def _conclude(config: TuneConfig, search: Search, output: Output) -> Manifest:
         "objective": config.objective,
         "best": said_of(best.point),
         "score": best.score(config.objective),
-        "preset_score": account.preset_score,
+        "preset_score": account.preset.score(config.objective) if account.preset else None,
         "epochs": sum(len(record.epochs) for record in records),
         "refit": config.refit,
     }
