@@ -34,6 +34,7 @@ bench-models: .venv/.installed
 	$(BIN)/python bench/training.py $(MOVIES) $(PRETRAINED)
 	$(BIN)/python bench/features.py $(MOVIES) $(WEIGHTS)
 	$(BIN)/python bench/poster_inference.py $(MOVIES) $(CHECKPOINT)
+	$(BIN)/python bench/search.py $(MOVIES)
 
 clean:
 	rm -rf .venv runs

@@ -10,6 +10,7 @@ of the same search without it, or when what it finds scores less by more than 0.
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -108,8 +109,10 @@ def search(movies: str, options: argparse.Namespace, name: str, trials: int, cha
     preset = options.work / "preset.yaml"
     preset.write_text(yaml.safe_dump(PRESET))
     output = str(options.work / name)
+    # A finished one would be found, and cost nothing.
+    shutil.rmtree(output, ignore_errors=True)
     fields = {"dataset": movies, "output": output, "preset": str(preset), "space": SPACE, "trials": trials}
-    return TuneConfig.parse(fields | changes | {"overwrite": True, "seed": 1}, "bench")
+    return TuneConfig.parse(fields | changes | {"seed": 1}, "bench")
 
 
 def epochs(manifest: Manifest) -> int:

@@ -144,7 +144,9 @@ class Trial(tune.Trainable):
                 self._learn_an_epoch(self._subject)
         except tuple(_STATUSES) as error:
             status = next(status for kind, status in _STATUSES.items() if isinstance(error, kind))
-            self._write(status=status, error=" ".join(str(error).split()))
+            # What the preparer raised comes with its whole traceback, and as it was.
+            said = getattr(error, "cause", error)
+            self._write(status=status, error=" ".join(str(said).split()))
 
     def _learn_at_once(self, subject: Subject) -> None:
         family, began = subject.config.model, time.monotonic()
