@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 import ray
 import ray.tune
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mmgenre import checkpoint, cluster, search_report, storage
 from mmgenre.cluster import Accelerator
@@ -87,6 +87,18 @@ class TuneConfig(Config):
     accelerator: Accelerator = Field("auto", description="auto: GPUs where a node has one now; gpu: wait for them")
     refit: bool = Field(False, description="train the best point again on train and validation movies")
     seed: int = Field(0, ge=0, description="of the points")
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _by_path(cls, space: Any) -> Any:
+        """Paths are written with dots or one below the other, as `space.model.c.low=0.5` on the command line is."""
+        if not isinstance(space, dict):
+            return space
+        found: dict[str, Any] = {}
+        for leaf, value in _leaves(space):
+            path, _, name = leaf.rpartition(".")
+            found |= {path: found.get(path, {}) | {name: value}} if path else {leaf: value}
+        return found
 
     @model_validator(mode="after")
     def _of_one_mind(self) -> Self:

@@ -232,6 +232,16 @@ def test_a_killed_search_loses_no_trial_and_repeats_none(config, generated_movie
     assert "best macro_f1" in again.stdout
 
 
+def test_a_distribution_is_narrowed_on_the_command_line():
+    places = ["dataset=IN", "output=OUT"]
+
+    config = TuneConfig.load(ROOT / "configs/tune/default.yaml", [*places, "space.model.c.low=0.5"])
+
+    assert (config.space["model.c"].low, config.space["model.c"].high) == (0.5, 30)
+    with pytest.raises(InputError, match=r"space\.epochs"):
+        TuneConfig.load(ROOT / "configs/tune/default.yaml", [*places, "space.epochs=3"])
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
