@@ -24,9 +24,10 @@ from mmgenre import cluster
 from mmgenre.fit import Fit, Team
 from mmgenre.fitting import fit_config
 from mmgenre.manifest import Manifest
+from mmgenre.search_config import TuneConfig, preset_of
 from mmgenre.search_space import training
 from mmgenre.subject import Subject
-from mmgenre.tune import TuneConfig, preset_of, tune
+from mmgenre.tune import tune
 
 PRESET = {
     "model": {"family": "bilstm", "hidden": 64, "max_length": 64, "title": True},

@@ -4,7 +4,8 @@ ray job submit --working-dir . -- python jobs/tune.py configs/tune/default.yaml 
 """
 
 from mmgenre.job import run
-from mmgenre.tune import TuneConfig, describe, tune
+from mmgenre.search_config import TuneConfig
+from mmgenre.tune import describe, tune
 
 if __name__ == "__main__":
     run(TuneConfig, lambda config: describe(tune(config)))

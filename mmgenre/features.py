@@ -17,7 +17,7 @@ import torch
 import mmgenre
 from mmgenre import checkpoint, cluster, storage
 from mmgenre.cluster import Accelerator
-from mmgenre.inference import Precision, actor_pool, outputs
+from mmgenre.inference import Precision, actor_pool, outputs, own_device
 from mmgenre.manifest import Manifest, Recipe
 from mmgenre.models import Batch, Encoded, FamilyConfig, GenreModel, Movies
 from mmgenre.progress import Progress
@@ -181,7 +181,7 @@ class Freeze:
 
     def __init__(self, model: GenreModel, wanted: pc.Expression, plan: Plan):
         self._wanted, self._plan = wanted, plan
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = own_device()
         self._model = model.to(self._device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:

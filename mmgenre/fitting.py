@@ -67,10 +67,14 @@ class Fitted:
     alone: dict[Alone, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
 
+def towers_of(config: TrainConfig) -> dict[str, str]:
+    """Folders of the trained models that a fusion joins, by role; none for any other model."""
+    return config.model.checkpoints if isinstance(config.model, FusionConfig) else {}
+
+
 def tower_cards(config: TrainConfig) -> dict[str, Card]:
-    """Cards of the trained models that a fusion joins, by role; none for any other model."""
-    towers = config.model.checkpoints if isinstance(config.model, FusionConfig) else {}
-    return {role: checkpoint.read_card(directory) for role, directory in towers.items()}
+    """Their cards, by role."""
+    return {role: checkpoint.read_card(directory) for role, directory in towers_of(config).items()}
 
 
 def resolved(config: TrainConfig, cards: Mapping[str, Card]) -> TrainConfig:

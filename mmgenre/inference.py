@@ -63,6 +63,11 @@ def actor_pool(num_actors: int | None, accelerator: Accelerator, num_batches: in
     return {"compute": ActorPoolStrategy(size=size), "num_cpus": share, "num_gpus": 1 if use_gpu else None}
 
 
+def own_device() -> torch.device:
+    """Where this process computes: on the GPU that it was given, or on its CPUs."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """A batch on the device."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

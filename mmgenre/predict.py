@@ -17,7 +17,7 @@ from mmgenre.config import Config
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES, decode
 from mmgenre.growing import drop_doubled
-from mmgenre.inference import Precision, actor_pool, predict_logits
+from mmgenre.inference import Precision, actor_pool, own_device, predict_logits
 from mmgenre.manifest import Manifest, Recipe
 from mmgenre.models import Encoded, Movies
 from mmgenre.progress import Progress
@@ -133,7 +133,7 @@ class Predict:
     """Ray Data stage: batches of movies become PREDICTIONS rows."""
 
     def __init__(self, directory: str, precision: Precision):
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = own_device()
         torch.set_num_threads(cluster.assigned_cpus())
         card, model = checkpoint.load(directory)
         self._calibrations = _calibrations(card, directory)

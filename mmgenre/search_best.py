@@ -9,7 +9,7 @@ from mmgenre import checkpoint, cluster, storage, training_state
 from mmgenre.checkpoint import Card
 from mmgenre.fit import Fit, Team
 from mmgenre.fitting import Fitted, card_of, fit_config, fitted_at_once, fitted_in_epochs
-from mmgenre.inference import predict_logits
+from mmgenre.inference import own_device, predict_logits
 from mmgenre.models import FittedAtOnce, GenreModel
 from mmgenre.search_records import TOGETHER, Search, TrialRecord, epoch_folder
 from mmgenre.subject import Subject
@@ -59,11 +59,10 @@ def _refitted(subject: Subject, num_epochs: int) -> GenreModel:
     learned = ("train", "val")
     if isinstance(subject.config.model, FittedAtOnce):
         return _fitted_at_once(subject, learned).model
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = fit_config(subject.config)
     # One process takes the steps of all workers.
     config = config.model_copy(update={"batch_size": config.batch_size * subject.config.workers})
-    fit = Fit(config, subject.model, subject.splits(learned), Team(device))
+    fit = Fit(config, subject.model, subject.splits(learned), Team(own_device()))
     for _ in range(num_epochs):
         fit.run_epoch()
     return subject.model.cpu().eval()

@@ -22,25 +22,25 @@ _MAX_REPEATS = 1000
 
 
 class _Range(Config):
+    low: float
+    high: float
+
     @model_validator(mode="after")
     def _rises(self) -> Self:
-        low, high = (getattr(self, name) for name in ("low", "high"))
-        if not low < high:
-            raise ValueError(f"low {low:g} is not below high {high:g}")
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
         return self
 
     @property
     def extremes(self) -> list[Any]:
         """The lowest and the highest value."""
-        return [getattr(self, name) for name in ("low", "high")]
+        return [self.low, self.high]
 
 
 class Uniform(_Range):
     """Any number between two."""
 
     kind: Literal["uniform"] = "uniform"
-    low: float
-    high: float
 
     def draw(self, random: np.random.Generator) -> float:
         """A value."""
@@ -52,7 +52,6 @@ class LogUniform(_Range):
 
     kind: Literal["loguniform"] = "loguniform"
     low: float = Field(gt=0)
-    high: float
 
     def draw(self, random: np.random.Generator) -> float:
         """A value."""
@@ -107,10 +106,15 @@ def training(preset: Mapping[str, Any], point: Mapping[str, Any], where: str) ->
     Raises:
         InputError: a path is unknown, or a value out of its range.
     """
+    return TrainConfig.parse(fields(preset, point, where), where)
+
+
+def fields(preset: Mapping[str, Any], point: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The same before it is parsed."""
     values = json.loads(json.dumps(preset))
     for path, value in point.items():
         assign(values, path, value, where)
-    return TrainConfig.parse(values, where)
+    return values
 
 
 def require_valid(preset: Mapping[str, Any], space: Mapping[str, Distribution]) -> None:

@@ -25,14 +25,16 @@ class Watcher(Callback):
         self._search, self._total, self._max_seconds = search, total, max_seconds
         self._num_known = len(known)
         self._done: set[str] = set()
-        self._best = self._kept = max(known, key=self._rank, default=None)
+        self._kept = max(known, key=self._rank, default=None)
+        # Score, name, and what is said of the trial that has the highest score so far.
+        self._best = (*self._rank(self._kept), said_of(self._kept.point)) if self._kept else (-1.0, "", "")
         self._began = self._said = time.monotonic()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """An epoch."""
-        record = self._search.record(trial.config[TRIAL]["name"])
-        if record is not None and record.epochs:
-            self._best = max(filter(None, (self._best, record)), key=self._rank)
+        about = trial.config[TRIAL]
+        if result["epoch"]:
+            self._best = max(self._best, (result["score"], about["name"], said_of(about["point"])))
         if time.monotonic() - self._said >= _EVERY_S:
             self._say(trials)
 
@@ -84,9 +86,8 @@ class Watcher(Callback):
         )
 
     def _best_so_far(self) -> str:
-        if self._best is None:
-            return "no score yet"
-        return f"best {self._search.objective} {self._rank(self._best)[0]:.4f} by {said_of(self._best.point)}"
+        score, name, said = self._best
+        return f"best {self._search.objective} {score:.4f} by {said}" if name else "no score yet"
 
     def _rank(self, record: TrialRecord) -> tuple[float, str]:
         return record.rank(self._search.objective)

@@ -10,8 +10,8 @@ import torch
 
 from mmgenre import features
 from mmgenre.features import KeptPart
-from mmgenre.fitting import TrainConfig, resolved, splits, tower_cards, untrained
-from mmgenre.models import FusionConfig, GenreModel
+from mmgenre.fitting import TrainConfig, resolved, splits, tower_cards, towers_of, untrained
+from mmgenre.models import GenreModel
 from mmgenre.schema import MOVIES
 from mmgenre.splits import Rows, Split, read_split
 from mmgenre.tables import Table
@@ -30,7 +30,7 @@ class Subject:
         self.unresolved = config
         self.config = resolved(config, tower_cards(config))
         self.table = Table(config.dataset, MOVIES)
-        self._towers = config.model.checkpoints if isinstance(config.model, FusionConfig) else {}
+        self._towers = towers_of(config)
 
     @cached_property
     def model(self) -> GenreModel:

@@ -24,10 +24,11 @@ from mmgenre.fitting import (
     resolved,
     splits,
     tower_cards,
+    towers_of,
     untrained,
 )
 from mmgenre.manifest import Manifest, Output, Recipe
-from mmgenre.models import FittedAtOnce, FusionConfig, GenreModel
+from mmgenre.models import FittedAtOnce, GenreModel
 from mmgenre.progress import printed_lines
 from mmgenre.schema import MOVIES
 from mmgenre.splits import read_split
@@ -58,8 +59,7 @@ def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> Manife
     """
     table = Table(config.dataset, MOVIES)
     cards = tower_cards(config)
-    towers = config.model.checkpoints if isinstance(config.model, FusionConfig) else {}
-    config = resolved(config, cards)
+    towers, config = towers_of(config), resolved(config, cards)
     inputs = {"dataset": table.manifest.fingerprint} | {role: card.weights_sha256 for role, card in cards.items()}
     settings = config.to_settings(without=_FREE)
     output = Output(config.output, Recipe(job="train", settings=settings, inputs=inputs), _OWNED)

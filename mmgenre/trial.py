@@ -19,6 +19,7 @@ from mmgenre import storage, training_state
 from mmgenre.errors import InputError
 from mmgenre.fit import DivergedError, Fit, Team
 from mmgenre.fitting import TrainConfig, fit_config, fitted_at_once
+from mmgenre.inference import own_device
 from mmgenre.metrics import held_out_scores
 from mmgenre.models import FittedAtOnce
 from mmgenre.search_records import RECORD, TOGETHER, TRIAL, WORST, Measured, Search, Status, TrialRecord, epoch_folder
@@ -177,8 +178,7 @@ class Trial(tune.Trainable):
     def _begun(self, subject: Subject) -> Fit:
         """A fit that goes on from the last epoch on record."""
         encoded = self._shared("splits", subject.reading, subject)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        fit = Fit(fit_config(subject.config), subject.model, encoded, Team(device))
+        fit = Fit(fit_config(subject.config), subject.model, encoded, Team(own_device()))
         if self._record.epochs:
             with storage.local_copy(self._epoch_folder(self._record.epochs[-1].epoch)) as folder:
                 fit.restore(folder)
@@ -187,7 +187,7 @@ class Trial(tune.Trainable):
     def _shared(self, what: str, reading: str, subject: Subject) -> dict[str, Any]:
         """What the preparer makes of a training, or made of it for another trial."""
         method = getattr(self._search.preparer, what)
-        return ray.get(ray.get(method.remote(reading, self._search.training(self._point).to_settings()))[0])
+        return ray.get(ray.get(method.remote(reading, subject.unresolved.to_settings()))[0])
 
     def _add(self, measured: Measured, save: Callable[[Path], None], *, is_last: bool) -> None:
         """Put an epoch on record, after what it left; what is needed no more goes."""

@@ -15,9 +15,9 @@ from mmgenre.pipeline import PipelineConfig
 from mmgenre.posters import PostersConfig
 from mmgenre.predict import TagConfig
 from mmgenre.sandbox.serve import ServeConfig
+from mmgenre.search_config import TuneConfig, preset_of
 from mmgenre.search_space import require_valid
 from mmgenre.train import TrainConfig
-from mmgenre.tune import TuneConfig, preset_of
 
 ROOT = Path(__file__).parent.parent
 # Each job's config, and what there is to give beside a file of its folder: where things are.

@@ -16,10 +16,12 @@ import yaml
 from mmgenre import checkpoint
 from mmgenre.errors import InputError
 from mmgenre.fitting import TrainConfig
-from mmgenre.tune import TuneConfig, tune
+from mmgenre.search_config import TuneConfig
+from mmgenre.search_space import name_of
+from mmgenre.tune import describe, tune
 
 ROOT = Path(__file__).parent.parent
-# Three fast layers' worth of everything, and nothing at random: a trial run twice gives the same scores.
+# Fast, and without dropout: a trial run twice gives the same scores.
 TINY = {
     "model": {
         "family": "bilstm",
@@ -83,7 +85,7 @@ def test_a_search_ends_with_the_best_model_and_an_account(local_ray, config, tmp
     point = records(output)[best["trial"]]["point"]
     assert again.optimizer.lr_head == point.get("optimizer.lr_head", TINY["optimizer"]["lr_head"])
     assert again.score == "macro_f1"
-    assert f"best macro_f1 {best['macro_f1']:.4f}" in describe_of(manifest)
+    assert f"best macro_f1 {best['macro_f1']:.4f}" in describe(manifest)
     assert "optimizer.lr_head=" in (output / "search.md").read_text()
     assert all((output / name).stat().st_size for name in ("scores.png", "parameters.png", "thresholds.png"))
     assert pd.read_csv(output / "trials.csv")["macro_f1"].tolist() == pytest.approx(
@@ -91,12 +93,6 @@ def test_a_search_ends_with_the_best_model_and_an_account(local_ray, config, tmp
     )
     # Of all trials only the best one's weights are kept.
     assert len(list(output.glob("trials/*/epoch-*"))) == 1
-
-
-def describe_of(manifest):
-    from mmgenre.tune import describe
-
-    return describe(manifest)
 
 
 def test_asha_stops_what_does_not_learn(local_ray, config, tmp_path):
@@ -158,8 +154,6 @@ def test_population_based_training_changes_rates_while_models_learn(local_ray, c
 
     found = records(tmp_path / "search")
     assert {len(record["epochs"]) for record in found.values()} == {4}
-    from mmgenre.search_space import name_of
-
     assert any(name_of(record["point"]) != name for name, record in found.items())
 
 
@@ -197,7 +191,7 @@ def kill_a_trial_after_an_epoch(output, timeout_s=120):
     while time.monotonic() < deadline:
         if any(len(record["epochs"]) in (1, 2) for record in records(output).values()):
             here = psutil.Process().children(recursive=True)
-            trials = [process for process in here if "ray::" in " ".join(process.cmdline()) and is_trial(process)]
+            trials = [process for process in here if is_trial(process)]
             if trials:
                 trials[0].send_signal(signal.SIGKILL)
                 return True
@@ -206,7 +200,8 @@ def kill_a_trial_after_an_epoch(output, timeout_s=120):
 
 
 def is_trial(process):
-    return "Trial" in " ".join(process.cmdline())
+    command = " ".join(process.cmdline())
+    return "ray::" in command and "Trial" in command
 
 
 def test_a_killed_search_loses_no_trial_and_repeats_none(config, generated_movies, tmp_path):
