@@ -199,7 +199,7 @@ def _draw_paths(figure: Figure, account: Account) -> None:
             axes.text(number, place, f" {text}", va="center", fontsize=7)
     axes.set_xticks(range(len(columns)), [column.name for column in columns], rotation=20, ha="right", fontsize=8)
     axes.set_yticks([])
-    axes.set_xlim(-0.2, len(columns) - 0.5)
+    axes.set(xlim=(-0.2, len(columns) - 0.5), ylim=(-0.05, 1.05))
     axes.set_title("What trials changed, and what it brought: the best one thick")
 
 
