@@ -5,7 +5,7 @@ ray job submit --working-dir . -- \\
 """
 
 from mmgenre.job import run
-from mmgenre.predict import TagConfig, tag
+from mmgenre.tag import TagConfig, tag
 
 if __name__ == "__main__":
     run(TagConfig, tag)

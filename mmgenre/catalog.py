@@ -197,6 +197,7 @@ class Curation:
                 "year": years,
                 "runtime": runtimes,
                 "bits": bits,
+                "title_type": rows["titleType"].cast(pa.string()),
             }
         )
 

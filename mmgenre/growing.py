@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from mmgenre import storage
+from mmgenre.ids import Distinct
 from mmgenre.manifest import Manifest, Output, Recipe
 from mmgenre.tables import PARTS, check_rows, count_values, parts_in, scan, time_of, write_part
 
@@ -94,7 +95,7 @@ class GrowingTable:
         files, superseded = self._merge()
         parts = scan(self.directory, files, self.schema)
         rows = parts.to_table(columns=list(_KEYS))
-        check_rows(self.directory, rows["imdb_id"], None)
+        check_rows(self.directory, Distinct(rows["imdb_id"]), None)
         statuses = count_values(rows["status"])
         manifest = self._output.complete(len(ids), statuses, notes or {}, files, _digest(parts, content))
         with ThreadPoolExecutor(_THREADS) as threads:
@@ -153,27 +154,6 @@ class GrowingTable:
             for start in range(0, len(parts), _THREADS):
                 for rows in threads.map(read, parts[start : start + _THREADS]):
                     yield from rows.to_batches(max_chunksize=_BATCH)
-
-
-def drop_doubled(directory: str, schema: pa.Schema) -> None:
-    """Keep one row of each id in an unfinished table, the first.
-
-    The processes of a killed run live a little longer than it, and may write what the next run writes too.
-    """
-    names = parts_in(directory)
-    ids = scan(directory, names, schema).to_table(columns=["imdb_id"])["imdb_id"]
-    is_first = ~ids.to_pandas().duplicated().to_numpy()
-    if is_first.all():
-        return
-    start = 0
-    for name in names:
-        rows = scan(directory, [name], schema).to_table()
-        kept = is_first[start : start + len(rows)]
-        start += len(rows)
-        if not kept.all():
-            if kept.any():
-                write_part(rows.filter(pa.array(kept)), directory, schema)
-            storage.delete(storage.join(directory, name))
 
 
 class _Part(NamedTuple):

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from mmgenre import storage
 from mmgenre.config import Config
@@ -25,12 +25,14 @@ Keep = Literal["nothing", "unfinished", "all"]
 class Recipe(Config):
     """What an output is made of: the same recipe makes the same output.
 
-    `inputs` holds the fingerprint of each input, by its role.
+    `inputs` holds the fingerprint of each input, by its role; `finish` the settings of a last step that can be done
+    again on what is there.
     """
 
     job: str
     settings: dict[str, Any]
     inputs: dict[str, str]
+    finish: dict[str, Any] = Field(default_factory=dict)
 
     def differences(self, other: "Recipe") -> list[str]:
         """Each setting or input in which two recipes differ, as `name: this, not that`."""
@@ -44,7 +46,7 @@ class Recipe(Config):
     @property
     def _flat(self) -> dict[str, Any]:
         inputs = {f"input {role}": fingerprint[:12] for role, fingerprint in self.inputs.items()}
-        return {"job": self.job} | _flatten(self.settings) | inputs
+        return {"job": self.job} | _flatten(self.settings) | _flatten(self.finish) | inputs
 
 
 class Manifest(Config):
@@ -96,7 +98,8 @@ class Output:
         Args:
             overwrite: replace an output made from another recipe instead of refusing.
             keep: what of earlier runs stays: "nothing", all of an "unfinished" run of the same recipe,
-                or "all" that was made with the same settings, whatever the inputs were: an output that grows.
+                or "all" that was made with the same settings, whatever the inputs and the last step were: an output
+                that grows.
 
         Raises:
             InputError: the folder holds an output of another recipe, or something else altogether.

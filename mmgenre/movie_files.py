@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
@@ -18,6 +19,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "poster_url": ("poster_url", "poster"),
     "provider_id": ("provider_id", "tmdb_id"),
 }
+# Share of the texts of a batch.
+_MOST_BROKEN = 0.01
 _SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 
 
@@ -51,14 +54,15 @@ def _batches(location: str) -> Iterator[pa.RecordBatch]:
         return
     with filesystem.open_input_stream(path) as stream:
         delimiter = "\t" if ".tsv" in location.lower() else ","
-        yield from pacsv.open_csv(
+        for batch in pacsv.open_csv(
             stream,
             parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             # Everything is text: a plot "1984" is no number, an id "0111161" keeps its zero.
             convert_options=pacsv.ConvertOptions(
-                default_column_type=pa.string(), null_values=["", "\\N"], strings_can_be_null=True
+                default_column_type=pa.binary(), null_values=["", "\\N"], strings_can_be_null=True
             ),
-        )
+        ):
+            yield pa.RecordBatch.from_arrays([_decoded(column) for column in batch], names=batch.schema.names)
 
 
 def _choose(location: str, schema: pa.Schema, required: Sequence[str], optional: Sequence[str]) -> dict[str, str]:
@@ -81,6 +85,25 @@ def _choose(location: str, schema: pa.Schema, required: Sequence[str], optional:
     return chosen
 
 
+def valid_text(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Text or bytes as text, with U+FFFD for what is no UTF-8: Parquet files need not hold what they promise."""
+    content = column.cast(pa.binary())
+    try:
+        return content.cast(pa.string())
+    except pa.ArrowInvalid:
+        texts = [None if one is None else one.decode("utf-8", "replace") for one in content.to_pylist()]
+        return pa.array(texts, pa.string()) if isinstance(column, pa.Array) else pa.chunked_array([texts], pa.string())
+
+
+def _decoded(column: pa.Array) -> pa.Array:
+    """Bytes of a text file as text; a few broken ones are replaced, many mean that the file is something else."""
+    texts = valid_text(column)
+    num_broken = pc.sum(pc.not_equal(texts.cast(pa.binary()), column), min_count=0).as_py()
+    if num_broken > _MOST_BROKEN * len(column):
+        raise pa.ArrowInvalid(f"{num_broken:,} of {len(column):,} texts are not UTF8; save the file as UTF-8")
+    return texts
+
+
 def _rename(batch: pa.RecordBatch, columns: dict[str, str]) -> pa.RecordBatch:
-    arrays = [batch.column(found).cast(pa.string()) for found in columns.values()]
+    arrays = [valid_text(batch.column(found).cast(pa.string())) for found in columns.values()]
     return pa.RecordBatch.from_arrays(arrays, names=list(columns))

@@ -17,10 +17,10 @@ from mmgenre.evaluate import EvaluateConfig, Report, evaluate
 from mmgenre.layout import aligned
 from mmgenre.manifest import Manifest, read_manifest
 from mmgenre.posters import PostersConfig, posters
-from mmgenre.predict import TagConfig, tag
 from mmgenre.providers import TmdbConfig
 from mmgenre.sandbox.catalogue import DUMP
 from mmgenre.sandbox.serve import ServeConfig, prepare, serving
+from mmgenre.tag import TagConfig, tag
 from mmgenre.train import TrainConfig, train
 
 

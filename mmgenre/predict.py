@@ -1,183 +1,196 @@
-"""Movies → PREDICTIONS: every movie tagged by a trained model, one row for each, by Ray Data actors."""
+"""The stage that computes: units of staged movies become files of probabilities, by Ray Data actors."""
 
-from typing import Literal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import ray
+import ray.data
 import torch
-from pydantic import Field
-from ray.data import ActorPoolStrategy
 
 from mmgenre import checkpoint, cluster, storage
-from mmgenre.checkpoint import Card
 from mmgenre.cluster import Accelerator
-from mmgenre.config import Config
+from mmgenre.decisions import calibrations
 from mmgenre.errors import InputError
-from mmgenre.genres import GENRES, decode
-from mmgenre.growing import drop_doubled
-from mmgenre.inference import Precision, actor_pool, own_device, predict_logits
-from mmgenre.manifest import Manifest, Recipe
+from mmgenre.genres import GENRES
+from mmgenre.inference import Precision, Predictor, actor_pool, own_device
 from mmgenre.models import Encoded, Movies
 from mmgenre.progress import Progress
-from mmgenre.schema import PREDICTIONS, PredictStatus, SplitName, per_genre
-from mmgenre.streams import read, write
-from mmgenre.tables import Table, TableWriter
-from mmgenre.tag_input import TagInput
-from mmgenre.thresholds import Calibration, Thresholds, decide, probabilities
-
-_STAGED = "_staged"
-# Settings that do not change what a row says.
-_PLACES = ("checkpoint", "movies", "catalog", "posters", "output", "overwrite", "actors", "accelerator")
-# Movies that an actor sorts by length together; of posters fewer, for their pixels' sake.
-_WINDOW, _WINDOW_WITH_POSTERS = 2048, 512
-_WINDOWS_PER_PART = 8
+from mmgenre.schema import PredictStatus, per_genre
+from mmgenre.streams import mistake_in
+from mmgenre.tables import count_values
+from mmgenre.tag_input import DIGEST
+from mmgenre.tag_work import TAGGED, Reader, Unit, Work
+from mmgenre.thresholds import probabilities
 
 
-class TagConfig(Config):
-    """Tag every movie of a table or a file."""
+@dataclass(frozen=True)
+class Computing:
+    """How units are computed.
 
-    checkpoint: str = Field(description="folder made by jobs/train.py")
-    movies: str = Field(description="MOVIES or ENRICHED folder, or a CSV, TSV or Parquet file with imdb_id and plot")
-    split: SplitName = Field("all", description="of a MOVIES table, the movies to tag")
-    catalog: str | None = Field(None, description="CATALOG folder with the titles, for models that read them")
-    posters: str | None = Field(None, description="POSTERS folder with the images, for models that read them")
-    without: Literal["plot", "poster"] | None = Field(
-        None, description="what is not read though it may be known: movies are tagged by the other alone"
-    )
-    output: str = Field(description="folder of the PREDICTIONS table; the same command goes on where it was")
-    overwrite: bool = Field(False, description="replace what another configuration left in output")
-    actors: int | None = Field(None, ge=1, description="processes with a model each; null: one for each CPU or GPU")
-    accelerator: Accelerator = Field("auto", description="auto: GPUs where a node has one now; gpu: wait for them")
-    precision: Precision = Field("auto", description="auto: bf16 where the hardware computes in it, else fp32")
-
-
-def tag(config: TagConfig) -> Manifest:
-    """One PREDICTIONS row for each movie, with a status.
-
-    Raises:
-        InputError: no checkpoint or one that is not trained, movies that cannot be read, ids that are not distinct,
-            or a used output.
+    Args:
+        checkpoint: folder of the model.
+        actors: processes with a model each; None: as many as there are places for.
+        cpus_per_actor: CPUs of each, and threads.
+        accelerator: whether on GPUs.
+        precision: see Predictor.
+        compiled: see Predictor.
+        keeps: columns that are handed on.
     """
-    card = checkpoint.read_card(config.checkpoint)
-    thresholds = trained_thresholds(card, config.checkpoint)
-    columns = _columns(card, config.without)
-    source = TagInput(config.movies, columns, split=config.split, catalog=config.catalog, posters=config.posters)
-    settings = config.to_settings(without=_PLACES)
-    writer = TableWriter(
-        config.output,
-        PREDICTIONS,
-        Recipe(job="tag", settings=settings, inputs=source.fingerprints | {"checkpoint": card.fingerprint}),
-    )
-    found = writer.begin(overwrite=config.overwrite, keep="unfinished")
-    if found is not None:
-        return found
-    staged = storage.join(config.output, _STAGED)
-    table = source.table(staged)
-    _run(config, table, source.schema, writer)
-    drop_doubled(config.output, PREDICTIONS)
-    storage.delete(staged)
-    notes = {"checkpoint": config.checkpoint, "thresholds": thresholds.model_dump()}
-    return writer.finish(rows_in=table.manifest.rows, expected_rows=table.manifest.rows, notes=notes)
+
+    checkpoint: str
+    actors: int | None
+    cpus_per_actor: int
+    accelerator: Accelerator
+    precision: Precision
+    compiled: bool
+    keeps: tuple[str, ...]
 
 
-def _columns(card: Card, without: str | None) -> list[str]:
-    """What is read of a movie."""
-    hidden = {"plot": {"plot", "title"}, "poster": {"image"}, None: set()}[without]
-    columns = [name for name in card.model.columns if name not in hidden]
-    if not columns:
-        raise InputError(f"without={without}: this model reads nothing else; leave it out")
-    return columns
-
-
-def trained_thresholds(card: Card, directory: str) -> Thresholds:
-    """The thresholds of a checkpoint.
-
-    Raises:
-        InputError: it has none: its training is not finished.
-    """
-    if card.thresholds is None:
-        raise InputError(f"{directory}: an untrained model; expected the output of a finished jobs/train.py")
-    return card.thresholds
-
-
-def _run(config: TagConfig, table: Table, schema: pa.Schema, writer: TableWriter) -> None:
-    """Tag the movies that have no prediction yet."""
-    num_movies = table.manifest.rows - len(writer.written())
-    if num_movies == 0:
-        return
+def predict(work: Work, image_files: list[str], computing: Computing) -> dict[str, int]:
+    """Compute the units that have no result; returns how many movies were computed in which precision."""
+    units = work.unfinished()
+    if not units:
+        return {}
     cluster.connect()
     # Only now, because the processes of a run that was just killed live a little longer than it.
-    done = pc.unique(writer.written()["imdb_id"])
-    num_movies = table.manifest.rows - len(done)
-    window = _WINDOW_WITH_POSTERS if "image" in schema.names else _WINDOW
-    movies = read(table, schema.names, window)
-    if len(done):
-        movies = movies.map_batches(
-            Unfinished, fn_constructor_args=(ray.put(done),), batch_format="pyarrow", compute=ActorPoolStrategy(size=1)
-        )
-    predictions = movies.map_batches(
+    units = work.unfinished()
+    progress, precisions = Progress("tag", sum(unit.rows for unit in units)), Counter[str]()
+    pool = actor_pool(computing.actors, computing.accelerator, len(units), computing.cpus_per_actor)
+    results = ray.data.from_items([vars(unit) for unit in units], override_num_blocks=len(units)).map_batches(
         Predict,
-        fn_constructor_args=(storage.absolute(config.checkpoint), config.precision),
-        batch_size=window,
+        fn_constructor_args=(work, Reader(work, image_files), computing),
+        batch_size=None,
         batch_format="pyarrow",
-        **actor_pool(config.actors, config.accelerator, -(-num_movies // window)),
+        **pool,
     )
-    progress = Progress("tag", num_movies)
-    for statuses in write(predictions, config.output, PREDICTIONS, _WINDOWS_PER_PART * window):
-        progress.add(statuses)
+    try:
+        for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for unit in batch.to_pylist():
+                progress.add({status: count for status, count in unit["statuses"] if count})
+                precisions[unit["precision"]] += unit["rows"]
+    except ray.exceptions.RayError as error:
+        raise mistake_in(error) or error from None
+    return dict(precisions)
 
 
 class Predict:
-    """Ray Data stage: batches of movies become PREDICTIONS rows."""
+    """Ray Data stage: units in, an account of each out; their results are files by then."""
 
-    def __init__(self, directory: str, precision: Precision):
-        self._device = own_device()
+    def __init__(self, work: Work, reader: Reader, computing: Computing):
         torch.set_num_threads(cluster.assigned_cpus())
-        card, model = checkpoint.load(directory)
-        self._calibrations = _calibrations(card, directory)
-        self._model, self._precision = model.to(self._device), precision
+        self._work, self._reader, self._keeps = work, reader, computing.keeps
+        self._tagger = Tagger.load(computing.checkpoint, computing.precision, compiled=computing.compiled)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """One row for each movie: its genres if the model can read anything of it, else the reason why not."""
-        movies = Movies.of(batch)
-        encoded = self._model.encoder.encode(movies)
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """Each unit's rows by status."""
+        for row in batch.to_pylist():
+            unit = Unit(**row)
+            rows = self._reader.read(unit)
+            tagged = self._tagger.tag(rows)
+            for name in self._keeps:
+                tagged = tagged.append_column(rows.schema.field(name).with_nullable(True), rows[name])
+            self._work.write(unit, tagged)
+            counts = list(count_values(tagged["status"]).items())
+            pairs = pa.map_(pa.string(), pa.int64())
+            yield pa.table(
+                {
+                    "rows": [unit.rows],
+                    "statuses": pa.array([counts], pairs),
+                    "precision": [self._tagger.precision],
+                }
+            )
+
+
+class Tagger:
+    """Gives movies probabilities and statuses.
+
+    Args:
+        directory: of the checkpoint.
+        card: the checkpoint's.
+        predictor: its model.
+    """
+
+    def __init__(self, directory: str, card: checkpoint.Card, predictor: Predictor):
+        self._predictor, self._calibrations = predictor, calibrations(card, directory)
+
+    @classmethod
+    def load(cls, directory: str, precision: Precision, *, compiled: bool = False) -> "Tagger":
+        """From a checkpoint, for this process's device."""
+        card, model = checkpoint.load(directory)
+        return cls(directory, card, Predictor(model, own_device(), precision, compiled=compiled))
+
+    @property
+    def precision(self) -> str:
+        """What it computes in."""
+        return self._predictor.precision
+
+    def tag(self, rows: pa.Table) -> pa.Table:
+        """One row for each movie: its probabilities if the model can read anything of it, else the reason why not.
+
+        A row that the model fails on is one with the status `error`; where it fails on all, the model is what fails.
+
+        Args:
+            rows: with an id, a digest, and what the model reads.
+        """
+        failures: list[Exception] = []
+        tagged = self._tag_or_halve(rows, failures)
+        if len(failures) == len(rows) > 1:
+            raise failures[0]
+        return tagged
+
+    def _tag_or_halve(self, rows: pa.Table, failures: list[Exception]) -> pa.Table:
+        try:
+            return self._tag(rows)
+        except InputError:
+            raise
+        except Exception as error:
+            if len(rows) == 1:
+                failures.append(error)
+                return _result(rows, np.zeros((1, len(GENRES))), [PredictStatus.ERROR], [_said(error)])
+        half = len(rows) // 2
+        halves = (rows.slice(0, half), rows.slice(half))
+        return pa.concat_tables([self._tag_or_halve(part, failures) for part in halves])
+
+    def _tag(self, rows: pa.Table) -> pa.Table:
+        movies = Movies.of(rows)
+        encoded = self._predictor.model.encoder.encode(movies)
         logits = np.zeros((len(movies), len(GENRES)), np.float32)
-        rows = np.flatnonzero(encoded.readable)
-        logits[rows] = predict_logits(self._model, encoded.take(rows), self._device, self._precision)
-        is_finite = np.atleast_1d(np.isfinite(logits).all(axis=1))
-        tagged = encoded.readable & is_finite
-        cutoffs, temperatures = self._calibrated(encoded)
-        chances = probabilities(np.where(is_finite[:, None], logits, 0), temperatures)
-        decided = decide(chances.astype(np.float32), cutoffs)
+        readable = np.flatnonzero(encoded.readable)
+        logits[readable] = self._predictor.logits(encoded.take(readable))
+        is_finite = np.asarray(np.isfinite(logits).all(axis=1))
         is_broken = ~encoded.has_image & np.array([image is not None for image in movies.images], bool)
         statuses, details = _account(encoded, is_broken, is_finite)
-        return pa.table(
-            {
-                "imdb_id": batch["imdb_id"],
-                "status": pa.array(statuses.tolist(), pa.string()),
-                "probabilities": per_genre(chances, tagged),
-                "genres": [decode(row) if known else None for row, known in zip(decided, tagged, strict=True)],
-                "detail": pa.array([detail or None for detail in details.tolist()], pa.string()),
-            },
-            schema=PREDICTIONS,
-        )
+        chances = probabilities(np.where(is_finite[:, None], logits, 0), self._temperatures(statuses))
+        return _result(rows, chances, statuses.tolist(), [detail or None for detail in details.tolist()])
 
-    def _calibrated(self, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
-        """Cut-offs, shape (N, 9), and temperatures, shape (N, 1), by what there is to be seen of each movie."""
-        alone = [PredictStatus.TEXT_ONLY, PredictStatus.POSTER_ONLY]
-        kinds = np.select([~encoded.has_image, ~encoded.has_text], alone, PredictStatus.TEXT_AND_POSTER)
-        found = [self._calibrations[kind] for kind in kinds]
-        cutoffs = np.array([one.thresholds.cutoffs() for one in found]).reshape(-1, len(GENRES))
-        return cutoffs, np.array([one.temperature for one in found]).reshape(-1, 1)
+    def _temperatures(self, statuses: np.ndarray) -> np.ndarray:
+        """Shape (N, 1)."""
+        known = {status: one.temperature for status, one in self._calibrations.items()}
+        return np.array([known.get(status, 1.0) for status in statuses]).reshape(-1, 1)
 
 
-def _calibrations(card: Card, directory: str) -> dict[str, Calibration]:
-    """By what is seen of a movie."""
-    usual = Calibration(thresholds=trained_thresholds(card, directory), temperature=card.temperature)
-    kinds: list[str] = [PredictStatus.TEXT_AND_POSTER, PredictStatus.TEXT_ONLY, PredictStatus.POSTER_ONLY]
-    return dict.fromkeys(kinds, usual) | dict(card.alone)
+def measure(directory: str, rows: pa.Table, precision: Precision, *, compiled: bool = False) -> float:
+    """Movies a second that one process of this machine tags, once it has begun."""
+    tagger = Tagger.load(storage.absolute(directory), precision, compiled=compiled)
+    tagger.tag(rows)
+    began = time.perf_counter()
+    tagger.tag(rows)
+    return len(rows) / (time.perf_counter() - began)
+
+
+def _result(rows: pa.Table, chances: np.ndarray, statuses: list[str], details: list[str | None]) -> pa.Table:
+    tagged = np.isin(statuses, [PredictStatus.TEXT_AND_POSTER, PredictStatus.TEXT_ONLY, PredictStatus.POSTER_ONLY])
+    columns = {
+        "imdb_id": rows["imdb_id"],
+        "status": pa.array([str(status) for status in statuses], pa.string()),
+        "probabilities": per_genre(chances, tagged),
+        "detail": pa.array(details, pa.string()),
+        DIGEST: rows[DIGEST],
+    }
+    return pa.table(columns, schema=TAGGED)
 
 
 def _account(encoded: Encoded, is_broken: np.ndarray, is_finite: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -205,12 +218,5 @@ def _account(encoded: Encoded, is_broken: np.ndarray, is_finite: np.ndarray) -> 
     return statuses, details
 
 
-class Unfinished:
-    """Ray Data stage: drops the movies that an earlier run has finished."""
-
-    def __init__(self, done: ray.ObjectRef):
-        self._done = ray.get(done)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """The rows of which there is no prediction."""
-        return batch.filter(pc.invert(pc.is_in(batch["imdb_id"], self._done)))
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

@@ -24,6 +24,7 @@ CATALOG = pa.schema(
         # int32: IMDb lists works of more than 32,767 minutes.
         pa.field("runtime", pa.int32()),
         _required("genres", pa.list_(pa.string())),
+        pa.field("title_type", pa.string()),
     ]
 )
 ENRICHED = pa.schema(
@@ -70,6 +71,8 @@ PREDICTIONS = pa.schema(
         pa.field("probabilities", _PER_GENRE),
         pa.field("genres", pa.list_(pa.string())),
         pa.field("detail", pa.string()),
+        # Of what the model was given of the movie: while it stays the same, so does the prediction.
+        pa.field("input_digest", pa.int64()),
     ]
 )
 SPLITS = ("train", "val", "test")

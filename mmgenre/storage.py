@@ -3,10 +3,12 @@
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 from pyarrow import fs
@@ -109,6 +111,26 @@ def write_bytes(location: str, content: bytes | pa.Buffer) -> None:
         os.replace(temporary, path)  # noqa: PTH105 - the target is a plain string
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written_whole(location: str) -> Iterator[IO[bytes]]:
+    """A file to write into piece by piece, of which a reader sees nothing until all of it is there."""
+    with tempfile.TemporaryFile() as file:
+        yield file
+        file.seek(0)
+        filesystem, path = resolve(location)
+        is_local = isinstance(filesystem, fs.LocalFileSystem)
+        parent, _, name = path.rpartition("/")
+        target = f"{parent}/.{name}.{uuid.uuid4().hex}" if is_local else path
+        try:
+            with filesystem.open_output_stream(target, compression=None) as stream:
+                shutil.copyfileobj(file, stream, 1 << 20)
+            if is_local:
+                os.replace(target, path)  # noqa: PTH105 - both are plain strings
+        finally:
+            if is_local:
+                Path(target).unlink(missing_ok=True)
 
 
 def upload(directory: Path, location: str) -> None:

@@ -6,6 +6,7 @@ Parts appear whole or not at all, so a killed run leaves rows that are good, and
 import fnmatch
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -17,10 +18,12 @@ import pyarrow.parquet as pq
 
 from mmgenre import storage
 from mmgenre.errors import InputError
+from mmgenre.ids import Distinct
 from mmgenre.manifest import MANIFEST, STARTED, Keep, Manifest, Output, Recipe, read_manifest
 from mmgenre.schema import conform
 
 PARTS = "part-*.parquet"
+_BYTES_PER_GROUP = 8 * 2**20
 
 
 class TableWriter:
@@ -30,21 +33,22 @@ class TableWriter:
         directory: path or URI of the table.
         schema: what every part must conform to.
         recipe: what the table is made of.
+        owned: see Output.
     """
 
-    def __init__(self, directory: str, schema: pa.Schema, recipe: Recipe):
+    def __init__(self, directory: str, schema: pa.Schema, recipe: Recipe, owned: tuple[str, ...] = (PARTS,)):
         self.directory = directory
         self._schema = schema
-        self._output = Output(directory, recipe, owned=(PARTS,))
+        self._output = Output(directory, recipe, owned)
 
     def begin(self, *, overwrite: bool = False, keep: Keep = "nothing") -> Manifest | None:
         """Make the directory ready, or return the manifest of a complete table: see Output.begin."""
         return self._output.begin(overwrite=overwrite, keep=keep)
 
-    def write(self, table: pa.Table) -> None:
-        """Add one part; a table without rows adds none."""
+    def write(self, table: pa.Table, groups: Sequence[int] | None = None) -> None:
+        """Add one part, with row groups of these sizes; a table without rows adds none."""
         if table.num_rows:
-            write_part(table, self.directory, self._schema)
+            write_part(table, self.directory, self._schema, groups=groups)
 
     def written(self, columns: Sequence[str] = ("imdb_id",)) -> pa.Table:
         """Columns of all rows written so far, in this run or in the one it goes on from."""
@@ -66,10 +70,12 @@ class TableWriter:
         files = parts_in(self.directory)
         if not files:
             files = [write_part(self._schema.empty_table(), self.directory, self._schema)]
+        ids, statuses = Distinct(), Counter[str]()
         columns = ["imdb_id", "status"] if "status" in self._schema.names else ["imdb_id"]
-        rows = self.written(columns)
-        check_rows(self.directory, rows["imdb_id"], expected_rows)
-        statuses = count_values(rows["status"]) if "status" in columns else {"": rows.num_rows}
+        for batch in scan(self.directory, files, self._schema).to_batches(columns=columns):
+            ids.add(batch["imdb_id"])
+            statuses.update(count_values(batch["status"]) if "status" in columns else {"": len(batch)})
+        check_rows(self.directory, ids, expected_rows)
         return self._output.complete(rows_in, statuses, notes or {}, files)
 
 
@@ -109,17 +115,35 @@ class Table:
             )
 
 
-def write_part(table: pa.Table, directory: str, schema: pa.Schema, after: int = 0) -> str:
+def write_part(
+    table: pa.Table, directory: str, schema: pa.Schema, after: int = 0, groups: Sequence[int] | None = None
+) -> str:
     """Write one part, whole or not at all; returns its file name.
 
     Names sort by time, so that one writer's rows are read back in its order; `after` is the time of a part that this
-    one must follow, whatever the clock says.
+    one must follow, whatever the clock says. `groups` are the rows of each row group.
     """
     name = f"part-{max(time.time_ns(), after + 1)}-{uuid.uuid4().hex[:8]}.parquet"
-    sink = pa.BufferOutputStream()
-    pq.write_table(conform(table, schema), sink, compression="zstd")
-    storage.write_bytes(storage.join(directory, name), sink.getvalue())
+    write_parquet(conform(table, schema), storage.join(directory, name), groups)
     return name
+
+
+def write_parquet(table: pa.Table, location: str, groups: Sequence[int] | None = None) -> None:
+    """Write one Parquet file, whole or not at all; groups: the rows of each row group, by default some megabytes."""
+    sink = pa.BufferOutputStream()
+    start = 0
+    with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
+        for size in _groups(table) if groups is None else groups:
+            writer.write_table(table.slice(start, size), row_group_size=max(1, size))
+            start += size
+    storage.write_bytes(location, sink.getvalue())
+
+
+def _groups(table: pa.Table) -> list[int]:
+    """Rows of row groups that are small enough for a reader of a few rows, above all where they hold images."""
+    num_groups = max(1, -(-table.nbytes // _BYTES_PER_GROUP))
+    size = max(1, -(-table.num_rows // num_groups))
+    return [min(size, table.num_rows - start) for start in range(0, max(1, table.num_rows), size)]
 
 
 def count_values(values: pa.ChunkedArray) -> dict[str, int]:
@@ -155,9 +179,10 @@ def _require_manifest(directory: str) -> Manifest:
     raise InputError(f"{directory}: no table there; expected a folder with {MANIFEST}, as the jobs write it")
 
 
-def check_rows(directory: str, ids: pa.ChunkedArray, expected: int | None) -> None:
+def check_rows(directory: str, ids: Distinct, expected: int | None) -> None:
     """Raise RuntimeError unless ids are distinct and as many as expected."""
-    distinct = pc.count_distinct(ids).as_py()
-    if distinct != len(ids) or (expected is not None and expected != len(ids)):
+    if ids.num_distinct != len(ids) or (expected is not None and expected != len(ids)):
         wanted = "" if expected is None else f", expected {expected:,}"
-        raise RuntimeError(f"{directory}: {len(ids):,} rows with {distinct:,} distinct ids{wanted}; left incomplete")
+        raise RuntimeError(
+            f"{directory}: {len(ids):,} rows with {ids.num_distinct:,} distinct ids{wanted}; left incomplete"
+        )

@@ -1,133 +1,268 @@
-"""The movies that jobs/tag.py is given, with what the model reads of each, as a table for Ray to read."""
+"""The movies that jobs/tag.py is given: what the model reads of each, whichever tables and files it stands in.
 
+Posters are not copied: a row says where its image lies.
+"""
+
+import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pyarrow.fs import FileType
 
 from mmgenre import storage
 from mmgenre.errors import InputError
-from mmgenre.joins import with_posters
-from mmgenre.manifest import Recipe
-from mmgenre.movie_files import read_movies
-from mmgenre.schema import CATALOG, POSTERS, SplitName, is_of_split
-from mmgenre.tables import Table, TableWriter
+from mmgenre.ids import Distinct, Lookup, hashes
+from mmgenre.movie_files import read_movies, valid_text
+from mmgenre.schema import CATALOG, POSTERS, PREDICTIONS, SplitName
+from mmgenre.tables import Table
 
-_ID = pa.field("imdb_id", pa.string(), nullable=False)
-_FIELDS = {
-    "title": pa.field("title", pa.string()),
-    "plot": pa.field("plot", pa.string()),
-    "image": pa.field("image", pa.binary()),
-}
+ID = pa.field("imdb_id", pa.string(), nullable=False)
+# Where an image lies: the place of its file among the files of its table, and its row in there; null: no image.
+IMAGE_FILE, IMAGE_ROW = "image_file", "image_row"
+DIGEST = "input_digest"
 # What may come from another table than the movies', and the setting that names it.
 _ELSEWHERE = {"title": ("titles", "catalog"), "image": ("posters", "posters")}
-_ROWS_PER_PART = 50_000
+# Any large odd number: what stands in one column is not mistaken for the same in another.
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+_ROWS_AT_ONCE, _IMAGES_AT_ONCE = 10_000, 500
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where movies are: a table or a person's file, and tables that have what that one lacks.
+
+    Args:
+        movies: folder of a table, or a file.
+        split: of a MOVIES table, the only movies that are tagged; all: every movie.
+        catalog: folder of the CATALOG table, for movies that have no titles of their own.
+        posters: folder of the POSTERS table, for movies that have no images of their own.
+    """
+
+    movies: str
+    split: SplitName = "all"
+    catalog: str | None = None
+    posters: str | None = None
 
 
 class TagInput:
     """Movies to be tagged.
 
     Args:
-        movies: folder of a table, or a person's file.
-        columns: what the model reads of a movie: some of title, plot and image.
-        split: of a MOVIES table, the only movies that are tagged; all: every movie.
-        catalog: folder of the CATALOG table, for movies that have no titles of their own.
-        posters: folder of the POSTERS table, for movies that have no images of their own.
+        places: where they are.
+        reads: what the model reads of a movie: some of title, plot and image.
+        keeps: other columns of the movies, or of the catalogue, that are handed on.
 
     Raises:
-        InputError: neither is there, columns are missing, ids are missing or not distinct.
+        InputError: neither is there, or columns are missing.
     """
 
-    def __init__(
-        self,
-        movies: str,
-        columns: Sequence[str],
-        *,
-        split: SplitName = "all",
-        catalog: str | None = None,
-        posters: str | None = None,
-    ):
-        self._location, self._split = movies, split
-        self._catalog = Table(catalog, CATALOG) if catalog is not None and "title" in columns else None
-        self._posters = Table(posters, POSTERS) if posters is not None and "image" in columns else None
-        given = {"title": self._catalog, "image": self._posters}
-        self._own = pa.schema([_ID, *(_FIELDS[name] for name in columns if given.get(name) is None)])
-        self.schema = pa.schema([_ID, *(_FIELDS[name] for name in columns)])
-        self._table = None if storage.kind(movies) == FileType.File else Table(movies, pa.schema([_ID]))
+    def __init__(self, places: Places, reads: Sequence[str], keeps: Sequence[str] = ()):
+        self._places, self._reads = places, list(reads)
+        self._location = places.movies
+        is_file = storage.kind(places.movies) == FileType.File
+        self._table = None if is_file else Table(places.movies, pa.schema([ID]))
+        self._catalog = None if places.catalog is None else Table(places.catalog, CATALOG)
+        self._posters = Table(places.posters, POSTERS) if places.posters is not None and "image" in reads else None
+        given = {"title"} if self._catalog else set()
+        self._own = [name for name in reads if name not in given and not (name == "image" and self._posters)]
+        self._from_catalog = [name for name in reads if name in given]
         self._require_columns()
+        self._kept = self._sort_out(keeps)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the rows: the id, the texts, where the image is, a digest of all that, and what is handed on."""
+        text = [pa.field(name, pa.string()) for name in self._reads if name != "image"]
+        image = [pa.field(name, pa.int32()) for name in (IMAGE_FILE, IMAGE_ROW) if "image" in self._reads]
+        kept = [field for field in self._kept if field.name not in self._reads]
+        return pa.schema([ID, *text, *image, pa.field(DIGEST, pa.int64(), nullable=False), *kept])
+
+    @property
+    def kept(self) -> list[pa.Field]:
+        """The columns that are handed on."""
+        return self._kept
+
+    @property
+    def image_files(self) -> list[str]:
+        """The files that images lie in."""
+        table = self._posters or self._table
+        return table.files if table is not None and "image" in self._reads else []
 
     @property
     def fingerprints(self) -> dict[str, str]:
         """Of what the rows are made of."""
         table = self._table
         movies = storage.fingerprint(self._location) if table is None else table.manifest.fingerprint
-        others = {"catalog": self._catalog, "posters": self._posters}
+        names = {*self._from_catalog, *(field.name for field in self._kept)}
+        catalog = self._catalog if names - set(self._own_names) else None
+        others = {"catalog": catalog, "posters": self._posters}
         return {"movies": movies} | {
             role: other.manifest.fingerprint for role, other in others.items() if other is not None
         }
 
-    def table(self, staged: str) -> Table:
-        """The movies; those that are no such table yet are written to `staged`, in bounded parts."""
-        if self._table is not None and self._own == self.schema and self._split == "all":
-            return self._table
-        writer = TableWriter(
-            staged, self.schema, Recipe(job="stage", settings={"split": self._split}, inputs=self.fingerprints)
-        )
-        if writer.begin() is None:
-            for rows in self._parts():
-                writer.write(rows)
-            ids = writer.written(["imdb_id"])["imdb_id"]
-            _require_distinct(self._location, ids)
-            writer.finish(rows_in=len(ids))
-        return Table(staged, self.schema)
+    def rows(self) -> Iterator[pa.Table]:
+        """All of them, once, in batches.
 
-    def _parts(self) -> Iterator[pa.Table]:
-        parts: Iterator[pa.Table] = (pa.Table.from_batches([batch]) for batch in self._batches())
-        if self._catalog is not None:
-            parts = _with_titles(parts, self._catalog.read(["imdb_id", "title"]))
-        if self._posters is not None:
-            # All but the images is small enough for the memory of one machine.
-            return with_posters(pa.concat_tables(parts), self._posters)
-        return parts
-
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        names = self._own.names
-        if self._table is not None:
-            yield from self._table.dataset.to_batches(
-                columns=names, filter=is_of_split(self._split), batch_size=_ROWS_PER_PART
-            )
-            return
-        for batch in read_movies(self._location, names):
+        Raises:
+            InputError: ids are missing or not distinct, or the file cannot be read.
+        """
+        ids = Distinct()
+        for batch in self._batches():
             missing = batch["imdb_id"].null_count
             if missing:
                 raise InputError(f"{self._location}: {missing:,} rows without an id; give each movie one")
-            yield batch
+            ids.add(batch["imdb_id"])
+            yield self._completed(batch)
+        if ids.num_distinct < len(ids):
+            self._refuse_doubled(ids)
+
+    def _completed(self, batch: pa.Table) -> pa.Table:
+        """Rows of the schema, given what the movies' own table or file has."""
+        batch = self._with_catalog(batch)
+        if self._posters is not None:
+            batch = self._with_posters(batch)
+        batch = batch.append_column(DIGEST, _digests(batch, [name for name in self._reads if name != "image"]))
+        return batch.select(self.schema.names).cast(self.schema)
+
+    def _batches(self) -> Iterator[pa.Table]:
+        if self._table is None:
+            for batch in read_movies(self._location, ["imdb_id", *self._own_names]):
+                yield pa.Table.from_batches([batch])
+            return
+        for number, file in enumerate(self._table.files):
+            yield from self._batches_of(file, number)
+
+    def _batches_of(self, file: str, number: int) -> Iterator[pa.Table]:
+        """A file of the movies' table, its images replaced by where they are."""
+        names = ["imdb_id", *self._own_names, *(["split"] if self._places.split != "all" else [])]
+        size = _IMAGES_AT_ONCE if "image" in names else _ROWS_AT_ONCE
+        start = 0
+        filesystem, path = storage.resolve(file)
+        with filesystem.open_input_file(path) as content:
+            for batch in pq.ParquetFile(content).iter_batches(batch_size=size, columns=list(dict.fromkeys(names))):
+                rows = pa.Table.from_batches([batch])
+                if "image" in names:
+                    rows = _with_places(rows, number, start)
+                start += len(batch)
+                if self._places.split != "all":
+                    rows = rows.filter(pc.equal(rows["split"], self._places.split))
+                for name in set(self._own) - {"image"}:
+                    rows = rows.set_column(rows.column_names.index(name), name, valid_text(rows[name]))
+                yield rows
+
+    @property
+    def _own_names(self) -> list[str]:
+        """Columns of the movies' own table or file that are read, but for the id."""
+        own = [field.name for field in self._kept if field.name in self._own_schema.names or self._catalog is None]
+        return list(dict.fromkeys([*self._own, *own]))
+
+    @cached_property
+    def _own_schema(self) -> pa.Schema:
+        return pa.schema([]) if self._table is None else self._table.dataset.schema
+
+    def _with_catalog(self, batch: pa.Table) -> pa.Table:
+        wanted = [name for name in self.schema.names if name in CATALOG.names and name not in batch.column_names]
+        if self._catalog is None or not wanted:
+            return batch
+        lookup, rows = self._titles
+        places = lookup.places(batch["imdb_id"])
+        found = rows.take(pa.array(places, mask=places < 0))
+        for name in wanted:
+            batch = batch.append_column(name, found[name])
+        return batch
+
+    @cached_property
+    def _titles(self) -> tuple[Lookup, pa.Table]:
+        assert self._catalog is not None, "asked for with a catalogue only"  # noqa: S101
+        rows = self._catalog.read([name for name in CATALOG.names if name in ("imdb_id", *self.schema.names)])
+        return Lookup(rows["imdb_id"]), rows.combine_chunks()
+
+    def _with_posters(self, batch: pa.Table) -> pa.Table:
+        lookup, rows = self._images
+        places = lookup.places(batch["imdb_id"])
+        found = rows.take(pa.array(places, mask=places < 0))
+        for name in (IMAGE_FILE, IMAGE_ROW, "sha256"):
+            batch = batch.append_column(name, found[name])
+        # Neighbours in the file are read together.
+        return batch.sort_by([(IMAGE_FILE, "ascending"), (IMAGE_ROW, "ascending")])
+
+    @cached_property
+    def _images(self) -> tuple[Lookup, pa.Table]:
+        """Where the posters are that have an image."""
+        assert self._posters is not None, "asked for with posters only"  # noqa: S101
+        found = []
+        for number, file in enumerate(self._posters.files):
+            filesystem, path = storage.resolve(file)
+            rows = pq.read_table(path, filesystem=filesystem, columns=["imdb_id", "status", "sha256"])
+            rows = _at(rows, number, 0).filter(pc.equal(rows["status"], "ok"))
+            found.append(rows.drop_columns("status"))
+        rows = pa.concat_tables(found).combine_chunks()
+        return Lookup(rows["imdb_id"]), rows
 
     def _require_columns(self) -> None:
         """Raise where the model reads what nothing that was given has."""
-        if self._table is None:
-            missing = {"image"} & set(self._own.names)
-        else:
-            missing = set(self._own.names) - set(self._table.dataset.schema.names)
+        own = set(self._own)
+        # A file is asked for its columns when it is read.
+        missing = own & {"image"} if self._table is None else own - set(self._own_schema.names)
         for name, (what, setting) in _ELSEWHERE.items():
             if name in missing:
                 raise InputError(f"{self._location}: no {what}, which this model reads; give {setting}=DIR")
-        if missing and self._table is not None:
-            Table(self._location, self._own)
-        if self._split != "all" and (self._table is None or "split" not in self._table.dataset.schema.names):
-            raise InputError(f"split={self._split}: {self._location} has no splits; only a MOVIES table does")
+        if missing:
+            Table(self._location, pa.schema([ID, *(pa.field(name, pa.string()) for name in self._own)]))
+        if self._places.split != "all" and "split" not in self._own_schema.names:
+            raise InputError(f"split={self._places.split}: {self._location} has no splits; only a MOVIES table does")
+
+    def _sort_out(self, keeps: Sequence[str]) -> list[pa.Field]:
+        """The fields of columns that are handed on."""
+        fields = []
+        for name in dict.fromkeys(keeps):
+            if name in (*PREDICTIONS.names, "image"):
+                raise InputError(f"columns: {name}: a column of the predictions themselves, or too large; leave it out")
+            sources = [self._own_schema, CATALOG if self._catalog else pa.schema([])]
+            found = next((schema.field(name) for schema in sources if name in schema.names), None)
+            if found is None and self._table is None:
+                found = pa.field(name, pa.string())
+            if found is None:
+                raise InputError(f"columns: {name}: neither {self._location} nor a catalogue beside it has it")
+            fields.append(found.with_nullable(True))
+        return fields
+
+    def _refuse_doubled(self, ids: Distinct) -> None:
+        examples: list[str] = []
+        num_doubled = f"{len(ids) - ids.num_distinct:,} rows with the id of another row"
+        for batch in self._batches():
+            doubled = batch["imdb_id"].filter(pa.array(ids.is_doubled(batch["imdb_id"])))
+            examples = list(dict.fromkeys([*examples, *doubled.to_pylist()]))[:3]
+        raise InputError(f"{self._location}: {num_doubled} ({', '.join(examples)}); keep one of each")
 
 
-def _with_titles(parts: Iterator[pa.Table], titles: pa.Table) -> Iterator[pa.Table]:
-    for rows in parts:
-        title = titles["title"].take(pc.index_in(rows["imdb_id"], titles["imdb_id"]))
-        yield rows.append_column("title", title)
+def _with_places(rows: pa.Table, number: int, start: int) -> pa.Table:
+    """Rows of one file, with where each image is in place of the image, and `sha256` of those there are."""
+    images = rows["image"]
+    known = images.is_valid()
+    rows = _at(rows.drop_columns("image"), number, start)
+    for name in (IMAGE_FILE, IMAGE_ROW):
+        place = pc.if_else(known, rows[name], None)
+        rows = rows.set_column(rows.column_names.index(name), name, place)
+    digests = [None if one is None else hashlib.sha256(one).hexdigest() for one in images.to_pylist()]
+    return rows.append_column("sha256", pa.array(digests, pa.string()))
 
 
-def _require_distinct(location: str, ids: pa.ChunkedArray) -> None:
-    counts = ids.value_counts()
-    doubled = pc.struct_field(counts, "values").filter(pc.greater(pc.struct_field(counts, "counts"), 1))
-    if len(doubled):
-        examples = ", ".join(doubled[:3].to_pylist())
-        raise InputError(f"{location}: {len(doubled):,} ids stand in more than one row ({examples}); keep one of each")
+def _at(rows: pa.Table, number: int, start: int) -> pa.Table:
+    places = pa.array(np.arange(start, start + len(rows), dtype=np.int32))
+    file = pa.array(np.full(len(rows), number, np.int32))
+    return rows.append_column(IMAGE_FILE, file).append_column(IMAGE_ROW, places)
+
+
+def _digests(rows: pa.Table, texts: Sequence[str]) -> pa.Array:
+    """Shape (N,), int64: of the id and of all that the model is given of each movie."""
+    names = ["imdb_id", *texts, *(["sha256"] if "sha256" in rows.column_names else [])]
+    found = np.zeros(len(rows), np.uint64)
+    for name in names:
+        found = found * _ODD ^ hashes(rows[name])
+    return pa.array(found.view(np.int64))

@@ -43,7 +43,9 @@ def write_table():
     def write(directory: Path, schema: pa.Schema, columns: dict) -> str:
         writer = TableWriter(str(directory), schema, Recipe(job="test", settings={}, inputs={}))
         writer.begin()
-        writer.write(pa.table(columns, schema=schema))
+        num_rows = len(columns["imdb_id"])
+        unknown = {field.name: pa.nulls(num_rows, field.type) for field in schema if field.nullable}
+        writer.write(pa.table(unknown | columns).select(schema.names).cast(schema))
         writer.finish(rows_in=len(columns["imdb_id"]))
         return str(directory)
 

@@ -13,10 +13,10 @@ from mmgenre.enrich import EnrichConfig
 from mmgenre.evaluate import EvaluateConfig
 from mmgenre.pipeline import PipelineConfig
 from mmgenre.posters import PostersConfig
-from mmgenre.predict import TagConfig
 from mmgenre.sandbox.serve import ServeConfig
 from mmgenre.search_config import TuneConfig, preset_of
 from mmgenre.search_space import require_valid
+from mmgenre.tag import TagConfig
 from mmgenre.train import TrainConfig
 
 ROOT = Path(__file__).parent.parent

@@ -51,7 +51,7 @@ def catalog_of(movies):
     nothing = [None] * len(movies)
     ids = [row["imdb_id"] for row in movies]
     columns = [ids, [f"Title of {name}" for name in ids], nothing, nothing, [row["genres"] for row in movies]]
-    return dict(zip(CATALOG.names, columns, strict=True))
+    return dict(zip(CATALOG.names, columns, strict=False))
 
 
 def enriched_of(movies):

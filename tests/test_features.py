@@ -14,9 +14,9 @@ from mmgenre.errors import InputError
 from mmgenre.features import Frozen, Plan, compute, kept_parts, recipe
 from mmgenre.models.movies import Movies
 from mmgenre.models.vgg import VggConfig
-from mmgenre.predict import TagConfig, tag
 from mmgenre.schema import MOVIES, PREDICTIONS, per_genre
 from mmgenre.tables import Table
+from mmgenre.tag import TagConfig, tag
 from mmgenre.train import TrainConfig, train
 
 RANDOM = np.random.default_rng(0)

@@ -18,10 +18,10 @@ from mmgenre.models.fusion import ConcatFusionConfig, GatedFusionConfig, LateFus
 from mmgenre.models.movies import Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.vgg import VggConfig
-from mmgenre.predict import TagConfig, _columns, tag
 from mmgenre.schema import MOVIES as MOVIES_SCHEMA
 from mmgenre.schema import PREDICTIONS, per_genre
 from mmgenre.tables import Table
+from mmgenre.tag import TagConfig, _reads, tag
 from mmgenre.train import TrainConfig, train
 
 CPU = torch.device("cpu")
@@ -308,4 +308,4 @@ def test_a_fusion_is_trained_and_tags_with_what_there_is(local_ray, movies, tmp_
     expected = {4: "error", 5: "no_input", 6: "error"}
     assert [row["status"] for row in rows] == [expected.get(row % 7, "poster_only") for row in range(90, 100)]
     with pytest.raises(InputError, match="without=poster: this model reads nothing else"):
-        _columns(Card.model_validate({"model": {"family": "vgg"}}), "poster")
+        _reads(Card.model_validate({"model": {"family": "vgg"}}), "poster")

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from mmgenre import growing
@@ -199,18 +198,6 @@ def test_a_run_killed_while_it_replaced_a_table_can_be_started_again(tmp_path, m
 
     assert deleted
     assert sorted(path.name for path in tmp_path.iterdir()) == ["_started.json"]
-
-
-def test_rows_that_two_runs_wrote_are_kept_once(tmp_path):
-    grown = table(tmp_path)
-    grown.start()
-    for names in (("tt1", "tt2"), ("tt2", "tt3"), ("tt1",)):
-        grown.write(rows(dict.fromkeys(names, "same")))
-
-    growing.drop_doubled(str(tmp_path), ENRICHED)
-
-    kept = [name for part in tmp_path.glob("part-*.parquet") for name in pq.read_table(part)["imdb_id"].to_pylist()]
-    assert sorted(kept) == ["tt1", "tt2", "tt3"]
 
 
 def test_other_settings_are_refused_and_other_inputs_are_not(tmp_path):

@@ -348,6 +348,7 @@ def test_probabilities_and_their_absence_survive_parquet(tmp_path):
         "probabilities": per_genre(chances, known),
         "genres": [["Drama"], None, [], None],
         "detail": [None, None, None, "a reason"],
+        "input_digest": [1, 2, 3, None],
     }
     table = TableWriter(str(tmp_path), PREDICTIONS, recipe())
     table.begin()

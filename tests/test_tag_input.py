@@ -6,7 +6,8 @@ import pytest
 
 from mmgenre.errors import InputError
 from mmgenre.schema import CATALOG, ENRICHED, MOVIES, POSTERS
-from mmgenre.tag_input import TagInput
+from mmgenre.tag_input import Places, TagInput
+from mmgenre.tag_work import Earlier, Reader, Work
 
 IDS = [f"tt{row:07}" for row in range(6)]
 PLOTS = [f"Plot {row}." if row % 2 else None for row in range(6)]
@@ -32,20 +33,24 @@ def tables(write_table, tmp_path):
 
 
 def read(source, tmp_path):
-    return source.table(str(tmp_path / "staged")).read().sort_by("imdb_id").to_pylist()
+    """Rows as the model is given them."""
+    work = Work(str(tmp_path / "tags"), "a-b")
+    work.stage(source, Earlier([]))
+    reader = Reader(work, source.image_files)
+    return sorted((row for unit in work.units for row in reader.read(unit).to_pylist()), key=lambda row: row["imdb_id"])
 
 
-def test_a_table_that_has_all_the_model_reads_is_read_as_it_is(tables, tmp_path):
-    source = TagInput(tables["enriched"], ("plot",), catalog=tables["catalog"], posters=tables["posters"])
+def test_only_what_the_model_reads_is_read(tables, tmp_path):
+    source = TagInput(Places(tables["enriched"], catalog=tables["catalog"], posters=tables["posters"]), ("plot",))
 
-    assert source.table(str(tmp_path / "staged")).directory == tables["enriched"]
+    assert source.schema.names == ["imdb_id", "plot", "input_digest"]
     assert list(source.fingerprints) == ["movies"]
+    assert [row["plot"] for row in read(source, tmp_path)] == PLOTS
 
 
 def test_titles_and_images_come_from_their_tables_and_every_movie_stays(tables, tmp_path):
-    source = TagInput(
-        tables["enriched"], ("title", "plot", "image"), catalog=tables["catalog"], posters=tables["posters"]
-    )
+    places = Places(tables["enriched"], catalog=tables["catalog"], posters=tables["posters"])
+    source = TagInput(places, ("title", "plot", "image"))
 
     rows = read(source, tmp_path)
 
@@ -61,19 +66,44 @@ def test_a_persons_file_gets_images_from_the_posters(tables, tmp_path):
     with file.open("w", newline="", encoding="utf-8") as lines:
         csv.writer(lines).writerows([["id", "overview"], *zip(IDS, PLOTS, strict=True)])
 
-    rows = read(TagInput(str(file), ("plot", "image"), posters=tables["posters"]), tmp_path)
+    rows = read(TagInput(Places(str(file), posters=tables["posters"]), ("plot", "image")), tmp_path)
 
     assert [row["image"] for row in rows] == [IMAGES.get(imdb_id) for imdb_id in IDS]
     assert [row["plot"] for row in rows] == PLOTS
     with pytest.raises(InputError, match=r"mine\.csv: no posters, which this model reads; give posters=DIR"):
-        TagInput(str(file), ("image",))
+        TagInput(Places(str(file)), ("image",))
 
 
 def test_posters_alone_can_be_tagged(tables, tmp_path):
-    source = TagInput(tables["posters"], ("image",))
+    source = TagInput(Places(tables["posters"]), ("image",))
 
-    assert source.table(str(tmp_path / "staged")).directory == tables["posters"]
-    assert source.schema.names == ["imdb_id", "image"]
+    rows = read(source, tmp_path)
+
+    assert {row["imdb_id"]: row["image"] for row in rows} == IMAGES
+    assert len({row["input_digest"] for row in rows}) == len(rows)
+
+
+def test_columns_of_the_movies_and_of_the_catalogue_are_handed_on(tables, tmp_path):
+    places = Places(tables["enriched"], catalog=tables["catalog"])
+
+    rows = read(TagInput(places, ("plot",), ("title", "provider", "plot")), tmp_path)
+
+    assert [row["title"] for row in rows] == [f"Title of {imdb_id}" for imdb_id in IDS]
+    assert {row["provider"] for row in rows} == {"a"}
+    assert [row["plot"] for row in rows] == PLOTS
+
+
+@pytest.mark.parametrize(("reads", "changes"), [(("plot",), False), (("title", "plot"), True)])
+def test_a_movie_is_another_once_something_of_it_is_that_the_model_reads(tables, write_table, tmp_path, reads, changes):
+    titles = {"imdb_id": IDS, "title": ["Another"] * 6, "genres": [[]] * 6}
+    retitled = write_table(tmp_path / "retitled", CATALOG, titles)
+
+    digests = [
+        [row["input_digest"] for row in read(TagInput(Places(tables["enriched"], catalog=catalog), reads), tmp_path)]
+        for catalog in (tables["catalog"], retitled)
+    ]
+
+    assert (digests[0] != digests[1]) == changes
 
 
 @pytest.mark.parametrize(
@@ -85,7 +115,7 @@ def test_posters_alone_can_be_tagged(tables, tmp_path):
 )
 def test_what_the_model_reads_and_no_table_has_is_asked_for(tables, columns, message):
     with pytest.raises(InputError, match=message):
-        TagInput(tables["enriched"], columns)
+        TagInput(Places(tables["enriched"]), columns)
 
 
 def test_one_split_of_a_dataset_is_read(write_table, tmp_path):
@@ -93,7 +123,7 @@ def test_one_split_of_a_dataset_is_read(write_table, tmp_path):
     columns |= {"split": ["train", "test"] * 3, "labels": [[0.0] * 9] * 6}
     movies = write_table(tmp_path / "movies", MOVIES, columns)
 
-    rows = read(TagInput(movies, ("plot",), split="test"), tmp_path)
+    rows = read(TagInput(Places(movies, split="test"), ("plot",)), tmp_path)
 
     assert [row["imdb_id"] for row in rows] == IDS[1::2]
     assert [row["plot"] for row in rows] == PLOTS[1::2]
@@ -101,9 +131,9 @@ def test_one_split_of_a_dataset_is_read(write_table, tmp_path):
 
 def test_only_a_dataset_has_splits(tables):
     with pytest.raises(InputError, match=r"split=test: .*enriched has no splits; only a MOVIES table does"):
-        TagInput(tables["enriched"], ("plot",), split="test")
+        TagInput(Places(tables["enriched"], split="test"), ("plot",))
 
 
 def test_a_table_without_plots_is_none_for_a_model_that_reads_them(tables):
     with pytest.raises(InputError, match=r"posters: a table made by jobs/test\.py, without the columns plot"):
-        TagInput(tables["posters"], ("plot",))
+        TagInput(Places(tables["posters"]), ("plot",))

@@ -1,0 +1,41 @@
+"""Ids by the million: which are doubled, and where they stand."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mmgenre import ids
+from mmgenre.ids import Distinct, Lookup
+
+NAMES = ["tt3", "tt1", "tt2", "ü", "tt4"]
+
+
+def test_doubled_ids_are_found_whichever_batch_they_came_in():
+    found = Distinct()
+    for batch in (["tt1", "tt2"], ["tt3"], [], ["tt2", "tt4"]):
+        found.add(pa.array(batch, pa.string()))
+
+    assert (len(found), found.num_distinct) == (5, 4)
+    assert found.is_doubled(pa.array(["tt1", "tt2", "tt9"])).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("all_collide", [False, True])
+def test_ids_are_found_where_they_stand_first_even_if_hashes_collide(monkeypatch, all_collide):
+    if all_collide:
+        monkeypatch.setattr(ids, "hashes", lambda values: np.zeros(len(values), np.uint64))
+    lookup = Lookup(pa.chunked_array([NAMES[:2], NAMES[2:], ["tt1", None]]))
+
+    places = lookup.places(pa.chunked_array([["tt2", "tt9"], ["tt1", "ü", ""]]))
+
+    assert places.tolist() == [2, -1, 1, 3, -1]
+
+
+def test_nothing_is_found_among_nothing():
+    assert Lookup(pa.chunked_array([], pa.string())).places(pa.array(["tt1"])).tolist() == [-1]
+    assert Distinct(pa.array([], pa.string())).num_distinct == 0
+
+
+def test_hashes_do_not_depend_on_how_texts_are_cut_into_chunks():
+    whole = pa.array([f"tt{row}" for row in range(250_000)])
+
+    assert (ids.hashes(whole) == ids.hashes(pa.chunked_array([whole[:7], whole[7:]]))).all()
