@@ -1,11 +1,14 @@
-"""Tag every movie of a table or a file.
+"""Tag every movie of a table, of a file, or of an IMDb dump whose plots and posters are fetched first.
 
 ray job submit --working-dir . -- \\
     python jobs/tag.py configs/tag/default.yaml checkpoint=DIR movies=TABLE_OR_FILE output=DIR
+    python jobs/tag.py configs/tag/dump.yaml checkpoint=DIR input=title.basics.tsv.gz output=DIR
 """
 
+from mmgenre.bulk import BulkConfig, tag_dump
 from mmgenre.job import run
 from mmgenre.tag import TagConfig, tag
+from mmgenre.tag_output import describe
 
 if __name__ == "__main__":
-    run(TagConfig, tag)
+    run(TagConfig, lambda config: describe(tag(config)), (BulkConfig, tag_dump))

@@ -34,10 +34,7 @@ class Config(BaseModel):
         Raises:
             InputError: no such file, not YAML, or wrong fields: all of them, each with its path.
         """
-        values = read_yaml(Path(path))
-        for override in overrides:
-            _apply(values, override)
-        return cls.parse(values, where=str(path))
+        return cls.parse(read_values(Path(path), overrides), where=str(path))
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: str) -> Self:
@@ -52,20 +49,42 @@ class Config(BaseModel):
         return self.model_dump(mode="json", exclude=set(without))
 
 
-def parse_args(config_type: type[C], arguments: Sequence[str] | None = None) -> C:
-    """Read `CONFIG.yaml [dotted.key=value ...]` from the command line."""
+def parse_args(config_types: Sequence[type[Config]], arguments: Sequence[str] | None = None) -> Config:
+    """Read `CONFIG.yaml [dotted.key=value ...]` from the command line.
+
+    Args:
+        config_types: of which the one is taken that has most of the fields that are given; of equals the first.
+        arguments: instead of the command line's.
+    """
     parser = argparse.ArgumentParser(
-        description=(config_type.__doc__ or "").splitlines()[0],
-        epilog="fields: " + ", ".join(_describe(name, field) for name, field in config_type.model_fields.items()),
+        description=" Or: ".join(map(_summary, config_types)), epilog=". ".join(map(_fields, config_types))
     )
     parser.add_argument("config", help="a YAML file, such as configs/<job>/default.yaml")
     parser.add_argument("overrides", nargs="*", metavar="dotted.key=value", help="replaces one field of the file")
     parsed = parser.parse_args(arguments)
-    return config_type.load(parsed.config, parsed.overrides)
+    given = read_values(Path(parsed.config), parsed.overrides)
+    fitting = max(config_types, key=lambda one: len(set(given) & set(one.model_fields)))
+    return fitting.parse(given, where=parsed.config)
+
+
+def _summary(config_type: type[Config]) -> str:
+    return (config_type.__doc__ or "").splitlines()[0]
+
+
+def _fields(config_type: type[Config]) -> str:
+    return "fields: " + ", ".join(_describe(name, field) for name, field in config_type.model_fields.items())
 
 
 def _describe(name: str, field: Any) -> str:
     return f"{name} (required)" if field.is_required() else name
+
+
+def read_values(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The fields in a YAML file, with overrides such as `optimizer.lr_head=1e-3` applied."""
+    values = read_yaml(path)
+    for override in overrides:
+        _apply(values, override)
+    return values
 
 
 def assign(values: dict[str, Any], path: str, value: Any, where: str) -> None:

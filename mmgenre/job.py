@@ -2,18 +2,27 @@
 
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from mmgenre.config import Config, parse_args
 from mmgenre.errors import InputError
 
-C = TypeVar("C", bound=Config)
+# A kind of config, and what is done with it.
+Kind = tuple[type[Any], Callable[[Any], Any]]
 
 
-def run(config_type: type[C], work: Callable[[C], Any]) -> None:
-    """Run a job from the command line; exits with 1 after a person's mistake, 130 after Ctrl-C."""
+def run(config_type: type[Any], work: Callable[[Any], Any], *others: Kind) -> None:
+    """Run a job from the command line; exits with 1 after a person's mistake, 130 after Ctrl-C.
+
+    Args:
+        config_type: what the command line gives.
+        work: what is done with it.
+        others: further kinds of config that the job takes: the fields that are given say which it is.
+    """
+    kinds: dict[type[Config], Callable[[Any], Any]] = {config_type: work, **dict(others)}
     try:
-        result = work(parse_args(config_type))
+        config = parse_args(list(kinds))
+        result = kinds[type(config)](config)
     except InputError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -49,15 +49,35 @@ class Computing:
     keeps: tuple[str, ...]
 
 
-def predict(work: Work, image_files: list[str], computing: Computing) -> dict[str, int]:
-    """Compute the units that have no result; returns how many movies were computed in which precision."""
+@dataclass
+class Account:
+    """What a run computed, and where its time went.
+
+    Args:
+        computed_in: movies by precision.
+        start_s: seconds until the first unit was begun.
+        compute_s: seconds from then on.
+        busy_s: seconds of all actors' work on units, together.
+        actors: how many there were.
+    """
+
+    computed_in: Counter[str] = field(default_factory=Counter)
+    start_s: float = 0.0
+    compute_s: float = 0.0
+    busy_s: float = 0.0
+    actors: int = 0
+
+
+def predict(work: Work, image_files: list[str], computing: Computing) -> Account:
+    """Compute the units that have no result."""
+    account, began = Account(), time.time()
     units = work.unfinished()
     if not units:
-        return {}
+        return account
     cluster.connect()
     # Only now, because the processes of a run that was just killed live a little longer than it.
     units = work.unfinished()
-    progress, precisions = Progress("tag", sum(unit.rows for unit in units)), Counter[str]()
+    progress = Progress("tag", sum(unit.rows for unit in units))
     pool = actor_pool(computing.actors, computing.accelerator, len(units), computing.cpus_per_actor)
     results = ray.data.from_items([vars(unit) for unit in units], override_num_blocks=len(units)).map_batches(
         Predict,
@@ -66,14 +86,18 @@ def predict(work: Work, image_files: list[str], computing: Computing) -> dict[st
         batch_format="pyarrow",
         **pool,
     )
+    account.actors, first = pool["compute"].min_size, float("inf")
     try:
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for unit in batch.to_pylist():
-                progress.add({status: count for status, count in unit["statuses"] if count})
-                precisions[unit["precision"]] += unit["rows"]
+                progress.add(dict(unit["statuses"]))
+                account.computed_in[unit["precision"]] += unit["rows"]
+                account.busy_s += unit["seconds"]
+                first = min(first, unit["began"])
     except ray.exceptions.RayError as error:
         raise mistake_in(error) or error from None
-    return dict(precisions)
+    account.start_s, account.compute_s = max(0.0, first - began), time.time() - max(first, began)
+    return account
 
 
 class Predict:
@@ -87,7 +111,7 @@ class Predict:
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Each unit's rows by status."""
         for row in batch.to_pylist():
-            unit = Unit(**row)
+            unit, began = Unit(**row), time.time()
             rows = self._reader.read(unit)
             tagged = self._tagger.tag(rows)
             for name in self._keeps:
@@ -100,6 +124,8 @@ class Predict:
                     "rows": [unit.rows],
                     "statuses": pa.array([counts], pairs),
                     "precision": [self._tagger.precision],
+                    "began": [began],
+                    "seconds": [time.time() - began],
                 }
             )
 

@@ -7,6 +7,7 @@ thresholds cost no model at all.
 
 import hashlib
 import json
+import time
 from typing import Literal
 
 import pyarrow as pa
@@ -34,9 +35,12 @@ class TagConfig(DecisionConfig):
     """Tag every movie of a table or a file."""
 
     checkpoint: str = Field(description="folder made by jobs/train.py")
-    movies: str = Field(description="MOVIES or ENRICHED folder, or a CSV, TSV or Parquet file with imdb_id and plot")
+    movies: str = Field(
+        description="MOVIES, CATALOG or ENRICHED folder, or a CSV, TSV or Parquet file with imdb_id and plot"
+    )
     split: SplitName = Field("all", description="of a MOVIES table, the movies to tag")
     catalog: str | None = Field(None, description="CATALOG folder: titles for models that read them, and columns")
+    enriched: str | None = Field(None, description="ENRICHED folder with the plots, for movies that have none")
     posters: str | None = Field(None, description="POSTERS folder with the images, for models that read them")
     without: Literal["plot", "poster"] | None = Field(
         None, description="what is not read though it may be known: movies are tagged by the other alone"
@@ -63,7 +67,7 @@ def tag(config: TagConfig) -> Manifest:
     """
     card = checkpoint.read_card(config.checkpoint)
     thresholds = trained_thresholds(card, config.checkpoint)
-    places = Places(config.movies, config.split, config.catalog, config.posters)
+    places = Places(config.movies, config.split, config.catalog, config.enriched, config.posters)
     source = TagInput(places, _reads(card, config.without), config.columns)
     recipe = _recipe(config, card, source)
     writer = TableWriter(config.output, pa.schema([*PREDICTIONS, *source.kept]), recipe, owned=(*OWNED, WORK))
@@ -71,6 +75,7 @@ def tag(config: TagConfig) -> Manifest:
     if found is not None:
         return found
     work, model = _work(config.output, recipe)
+    began = time.monotonic()
     if not work.is_staged():
         work.stage(source, Earlier(earlier_files(config.output, model, work)))
     num_carried = work.staged.manifest.rows_in - work.staged.manifest.rows
@@ -83,7 +88,9 @@ def tag(config: TagConfig) -> Manifest:
         compiled=config.compile,
         keeps=tuple(field.name for field in source.kept),
     )
-    precisions = predict(work, source.image_files, computing)
+    staged = time.monotonic()
+    account = predict(work, source.image_files, computing)
+    computed = time.monotonic()
     output = TagWriter(writer, Decisions(calibrations(card, config.checkpoint), config), source.kept, config.export)
     output.write(work.results())
     num_rows = work.staged.manifest.rows_in
@@ -94,7 +101,15 @@ def tag(config: TagConfig) -> Manifest:
             "checkpoint": config.checkpoint,
             "thresholds": thresholds.model_dump(),
             "carried_over": num_carried,
-            "computed_in": precisions,
+            "computed_in": dict(account.computed_in),
+            "actors": account.actors,
+            "seconds": {
+                "stage": round(staged - began, 3),
+                "start": round(account.start_s, 3),
+                "compute": round(account.compute_s, 3),
+                "busy": round(account.busy_s, 3),
+                "write": round(time.monotonic() - computed, 3),
+            },
             "coverage": output.coverage(),
         },
     )

@@ -18,15 +18,16 @@ from mmgenre import storage
 from mmgenre.errors import InputError
 from mmgenre.ids import Distinct, Lookup, hashes
 from mmgenre.movie_files import read_movies, valid_text
-from mmgenre.schema import CATALOG, POSTERS, PREDICTIONS, SplitName
+from mmgenre.schema import CATALOG, ENRICHED, POSTERS, PREDICTIONS, SplitName
 from mmgenre.tables import Table
 
 ID = pa.field("imdb_id", pa.string(), nullable=False)
 # Where an image lies: the place of its file among the files of its table, and its row in there; null: no image.
 IMAGE_FILE, IMAGE_ROW = "image_file", "image_row"
 DIGEST = "input_digest"
+_MADE = ("imdb_id", IMAGE_FILE, IMAGE_ROW, DIGEST)
 # What may come from another table than the movies', and the setting that names it.
-_ELSEWHERE = {"title": ("titles", "catalog"), "image": ("posters", "posters")}
+_ELSEWHERE = {"title": ("titles", "catalog"), "plot": ("plots", "enriched"), "image": ("posters", "posters")}
 # Any large odd number: what stands in one column is not mistaken for the same in another.
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _ROWS_AT_ONCE, _IMAGES_AT_ONCE = 10_000, 500
@@ -40,13 +41,52 @@ class Places:
         movies: folder of a table, or a file.
         split: of a MOVIES table, the only movies that are tagged; all: every movie.
         catalog: folder of the CATALOG table, for movies that have no titles of their own.
+        enriched: folder of the ENRICHED table, for movies that have no plots of their own.
         posters: folder of the POSTERS table, for movies that have no images of their own.
     """
 
     movies: str
     split: SplitName = "all"
     catalog: str | None = None
+    enriched: str | None = None
     posters: str | None = None
+
+
+class Beside:
+    """A table beside the movies', which has columns that theirs lacks.
+
+    Args:
+        role: of the table, as its setting is called.
+        directory: its folder.
+        schema: what it must have.
+    """
+
+    def __init__(self, role: str, directory: str, schema: pa.Schema):
+        self.role, self.table, self.schema = role, Table(directory, schema), schema
+        self._names: list[str] = []
+
+    def provide(self, names: Sequence[str]) -> None:
+        """Columns that are asked of it."""
+        self._names = list(names)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether anything is read of it."""
+        return bool(self._names)
+
+    def added_to(self, movies: pa.Table) -> pa.Table:
+        """The movies with the columns that are asked for; null where it has no such movie."""
+        lookup, rows = self._found
+        places = lookup.places(movies["imdb_id"])
+        found = rows.take(pa.array(places, mask=places < 0))
+        for name in self._names:
+            movies = movies.append_column(name, found[name])
+        return movies
+
+    @cached_property
+    def _found(self) -> tuple[Lookup, pa.Table]:
+        rows = self.table.read(["imdb_id", *self._names])
+        return Lookup(rows["imdb_id"]), rows.combine_chunks()
 
 
 class TagInput:
@@ -66,13 +106,21 @@ class TagInput:
         self._location = places.movies
         is_file = storage.kind(places.movies) == FileType.File
         self._table = None if is_file else Table(places.movies, pa.schema([ID]))
-        self._catalog = None if places.catalog is None else Table(places.catalog, CATALOG)
         self._posters = Table(places.posters, POSTERS) if places.posters is not None and "image" in reads else None
-        given = {"title"} if self._catalog else set()
-        self._own = [name for name in reads if name not in given and not (name == "image" and self._posters)]
-        self._from_catalog = [name for name in reads if name in given]
+        given = (("catalog", places.catalog, CATALOG, "title"), ("enriched", places.enriched, ENRICHED, "plot"))
+        self._beside = [
+            Beside(role, directory, schema) for role, directory, schema, _ in given if directory is not None
+        ]
+        elsewhere = {name for _, directory, _, name in given if directory is not None}
+        elsewhere |= {"image"} if self._posters else set()
+        self._own = [name for name in reads if name not in elsewhere]
         self._require_columns()
         self._kept = self._sort_out(keeps)
+        wanted = [name for name in self.schema.names if name not in (*self._own_names, *_MADE)]
+        for beside in self._beside:
+            mine = [name for name in wanted if name in beside.schema.names]
+            beside.provide(mine)
+            wanted = [name for name in wanted if name not in mine]
 
     @property
     def schema(self) -> pa.Schema:
@@ -98,12 +146,9 @@ class TagInput:
         """Of what the rows are made of."""
         table = self._table
         movies = storage.fingerprint(self._location) if table is None else table.manifest.fingerprint
-        names = {*self._from_catalog, *(field.name for field in self._kept)}
-        catalog = self._catalog if names - set(self._own_names) else None
-        others = {"catalog": catalog, "posters": self._posters}
-        return {"movies": movies} | {
-            role: other.manifest.fingerprint for role, other in others.items() if other is not None
-        }
+        others = {beside.role: beside.table for beside in self._beside if beside.is_asked}
+        others |= {"posters": self._posters} if self._posters else {}
+        return {"movies": movies} | {role: other.manifest.fingerprint for role, other in others.items()}
 
     def rows(self) -> Iterator[pa.Table]:
         """All of them, once, in batches.
@@ -123,7 +168,8 @@ class TagInput:
 
     def _completed(self, batch: pa.Table) -> pa.Table:
         """Rows of the schema, given what the movies' own table or file has."""
-        batch = self._with_catalog(batch)
+        for beside in self._beside:
+            batch = beside.added_to(batch) if beside.is_asked else batch
         if self._posters is not None:
             batch = self._with_posters(batch)
         batch = batch.append_column(DIGEST, _digests(batch, [name for name in self._reads if name != "image"]))
@@ -158,29 +204,17 @@ class TagInput:
     @property
     def _own_names(self) -> list[str]:
         """Columns of the movies' own table or file that are read, but for the id."""
-        own = [field.name for field in self._kept if field.name in self._own_schema.names or self._catalog is None]
+        names = [field.name for field in self._kept]
+        own = [name for name in names if name in self._own_schema.names or not self._offered(name)]
         return list(dict.fromkeys([*self._own, *own]))
+
+    def _offered(self, name: str) -> pa.Field | None:
+        """A column of one of the tables beside the movies'."""
+        return next((one.schema.field(name) for one in self._beside if name in one.schema.names), None)
 
     @cached_property
     def _own_schema(self) -> pa.Schema:
         return pa.schema([]) if self._table is None else self._table.dataset.schema
-
-    def _with_catalog(self, batch: pa.Table) -> pa.Table:
-        wanted = [name for name in self.schema.names if name in CATALOG.names and name not in batch.column_names]
-        if self._catalog is None or not wanted:
-            return batch
-        lookup, rows = self._titles
-        places = lookup.places(batch["imdb_id"])
-        found = rows.take(pa.array(places, mask=places < 0))
-        for name in wanted:
-            batch = batch.append_column(name, found[name])
-        return batch
-
-    @cached_property
-    def _titles(self) -> tuple[Lookup, pa.Table]:
-        assert self._catalog is not None, "asked for with a catalogue only"  # noqa: S101
-        rows = self._catalog.read([name for name in CATALOG.names if name in ("imdb_id", *self.schema.names)])
-        return Lookup(rows["imdb_id"]), rows.combine_chunks()
 
     def _with_posters(self, batch: pa.Table) -> pa.Table:
         lookup, rows = self._images
@@ -212,8 +246,6 @@ class TagInput:
         for name, (what, setting) in _ELSEWHERE.items():
             if name in missing:
                 raise InputError(f"{self._location}: no {what}, which this model reads; give {setting}=DIR")
-        if missing:
-            Table(self._location, pa.schema([ID, *(pa.field(name, pa.string()) for name in self._own)]))
         if self._places.split != "all" and "split" not in self._own_schema.names:
             raise InputError(f"split={self._places.split}: {self._location} has no splits; only a MOVIES table does")
 
@@ -223,12 +255,11 @@ class TagInput:
         for name in dict.fromkeys(keeps):
             if name in (*PREDICTIONS.names, "image"):
                 raise InputError(f"columns: {name}: a column of the predictions themselves, or too large; leave it out")
-            sources = [self._own_schema, CATALOG if self._catalog else pa.schema([])]
-            found = next((schema.field(name) for schema in sources if name in schema.names), None)
+            found = self._own_schema.field(name) if name in self._own_schema.names else self._offered(name)
             if found is None and self._table is None:
                 found = pa.field(name, pa.string())
             if found is None:
-                raise InputError(f"columns: {name}: neither {self._location} nor a catalogue beside it has it")
+                raise InputError(f"columns: {name}: neither {self._location} nor a table beside it has it")
             fields.append(found.with_nullable(True))
         return fields
 

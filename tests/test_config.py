@@ -230,14 +230,14 @@ def test_settings_are_json_values_without_those_left_out():
 def test_the_command_line_is_a_file_and_overrides(tmp_path):
     (tmp_path / "settings.yaml").write_text("rate: 2")
 
-    found = parse_args(Settings, [str(tmp_path / "settings.yaml"), "output=o", "home.size=large"])
+    found = parse_args([Settings], [str(tmp_path / "settings.yaml"), "output=o", "home.size=large"])
 
     assert (found.rate, found.output, found.home.size) == (2.0, "o", "large")
 
 
 def test_help_names_the_fields_and_which_are_required(capsys):
     with pytest.raises(SystemExit):
-        parse_args(Settings, ["--help"])
+        parse_args([Settings], ["--help"])
 
     printed = " ".join(capsys.readouterr().out.split())
     assert "A street of homes." in printed

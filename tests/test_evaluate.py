@@ -53,6 +53,7 @@ def tagged(tmp_path):
             "probabilities": per_genre(np.where(known[:, None], CHANCES[rows], np.nan)),
             "genres": [decode(CHANCES[row] >= 0.5) if seen else None for row, seen in zip(rows, known, strict=True)],
             "detail": [None] * len(rows),
+            "input_digest": [None] * len(rows),
         }
         notes = changes.pop("notes", {"thresholds": THRESHOLDS.model_dump()})
         return write(tmp_path / name, PREDICTIONS, columns | changes, notes)

@@ -135,5 +135,5 @@ def test_only_a_dataset_has_splits(tables):
 
 
 def test_a_table_without_plots_is_none_for_a_model_that_reads_them(tables):
-    with pytest.raises(InputError, match=r"posters: a table made by jobs/test\.py, without the columns plot"):
+    with pytest.raises(InputError, match="posters: no plots, which this model reads; give enriched=DIR"):
         TagInput(Places(tables["posters"]), ("plot",))
