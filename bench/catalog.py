@@ -121,6 +121,7 @@ def read_with_pandas(dump: Path) -> pd.DataFrame:
             "year": pd.to_numeric(rows["startYear"]),
             "runtime": pd.to_numeric(rows["runtimeMinutes"]),
             "genres": genres,
+            "title_type": rows["titleType"],
         }
     )
     table = table[table["genres"].map(len) > 0].reset_index(drop=True).astype(object)

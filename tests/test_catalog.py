@@ -26,7 +26,14 @@ def test_a_row_becomes_a_movie_with_the_nine_genres_in_their_order(tmp_path):
     make(tmp_path, HEADER + row(genres="Thriller,Documentary,Action"))
 
     assert movies(tmp_path) == [
-        {"imdb_id": "tt0000001", "title": "A Title", "year": 1999, "runtime": 90, "genres": ["Action", "Thriller"]}
+        {
+            "imdb_id": "tt0000001",
+            "title": "A Title",
+            "year": 1999,
+            "runtime": 90,
+            "genres": ["Action", "Thriller"],
+            "title_type": "movie",
+        }
     ]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mmgenre.bulk import BulkConfig
 from mmgenre.catalog import CatalogConfig
 from mmgenre.compare import CompareConfig
 from mmgenre.dataset import DatasetConfig
@@ -34,6 +35,8 @@ JOBS = {
     "train": (TrainConfig, ("dataset=IN", "output=OUT")),
     "tune": (TuneConfig, ("dataset=IN", "output=OUT")),
 }
+# A job may take more than one kind of config.
+KINDS = {"tag/dump.yaml": (BulkConfig, ("checkpoint=IN", "input=IN", "output=OUT"))}
 # What single files ask for in their first lines.
 ALSO = {
     "enrich/dump.yaml": ("provider.path=IN",),
@@ -57,7 +60,7 @@ def test_every_job_has_a_default(job):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_shipped_config_is_whole_but_for_the_places(name):
-    config_type, places = JOBS[name.partition("/")[0]]
+    config_type, places = KINDS.get(name) or JOBS[name.partition("/")[0]]
 
     config = config_type.load(ROOT / "configs" / name, (*places, *ALSO.get(name, ())))
 

@@ -247,8 +247,8 @@ def test_no_table_an_unfinished_one_and_one_of_another_kind_are_told_apart(tmp_p
     with pytest.raises(InputError) as error:
         Table(str(tmp_path / "other"), CATALOG)
     assert str(error.value) == (
-        f"{tmp_path}/other: a table made by jobs/test.py, without the columns title, year, runtime, genres; "
-        "expected the columns imdb_id, title, year, runtime, genres"
+        f"{tmp_path}/other: a table made by jobs/test.py, without the columns title, year, runtime, genres, "
+        "title_type; expected the columns imdb_id, title, year, runtime, genres, title_type"
     )
 
 

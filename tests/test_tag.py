@@ -266,7 +266,7 @@ def test_tags_are_read_by_other_programs(local_ray, trained, movies_file, tmp_pa
     plots = {"tt0000001": PLOTS[0], "tt0000002": "", "tt0000003": "somebody somewhere"}
     movies = movies_file(plots, country=['a "b", c', "tab\there", ""])
 
-    tagged(trained, movies, tmp_path / "tags", columns=["country"], export=["csv", "tsv"], min_probability=0.999)
+    _, tags = tagged(trained, movies, tmp_path / "tags", columns=["country"], export=["csv", "tsv"])
 
     files = str(tmp_path / "tags" / "part-*.parquet")
     found = duckdb.sql(f"SELECT imdb_id, status, country, len(probabilities) FROM '{files}' ORDER BY imdb_id")  # noqa: S608
@@ -275,13 +275,19 @@ def test_tags_are_read_by_other_programs(local_ray, trained, movies_file, tmp_pa
         ("tt0000002", "no_input", "tab\there", 9),
         ("tt0000003", "text_only", None, 9),
     ]
+    # The exports do not stand in the way of readers of whole folders.
     assert set(pq.read_table(tmp_path / "tags", columns=["status"])["status"].to_pylist()) == {"text_only", "no_input"}
+    genres = [",".join(row or []) for row in tags["genres"].to_pylist()]
     lines = (tmp_path / "tags/_tags.tsv").read_text().splitlines()
+    countries = ['a "b", c', "tab here", r"\N"]
     assert lines[0] == "tconst\tgenres\tcountry"
-    assert sorted(lines[1:]) == ['tt0000001\t\\N\ta "b", c', "tt0000002\t\\N\ttab here", "tt0000003\t\\N\t\\N"]
+    assert sorted(lines[1:]) == [
+        f"tt000000{row}\t{genre or chr(92) + 'N'}\t{country}"
+        for row, (genre, country) in enumerate(zip(genres, countries, strict=True), start=1)
+    ]
     with (tmp_path / "tags/_tags.csv").open(newline="") as file:
         rows = sorted(csv.reader(file))
-    assert rows[:2] == [["tconst", "genres", "country"], ["tt0000001", "", 'a "b", c']]
+    assert rows[:2] == [["tconst", "genres", "country"], ["tt0000001", genres[0], 'a "b", c']]
 
 
 def test_genres_are_exported_as_imdb_writes_them(local_ray, trained, movies_file, tmp_path):
