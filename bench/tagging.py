@@ -1,6 +1,6 @@
 """Bulk tagging beside its peers and its limits; each part prints ratios, and exits with 1 where one is missed.
 
-python bench/tagging.py text PLOTS TOKENIZER [--rows 12992] [--pipeline 1500] [--compile]
+python bench/tagging.py text PLOTS TOKENIZER [--rows 12992] [--pipeline 1500]
 python bench/tagging.py scale [--rows 1000000]
 python bench/tagging.py resume [--rows 200000]
 python bench/tagging.py actors PLOTS TOKENIZER [--rows 3000]
@@ -11,6 +11,7 @@ PLOTS is a Parquet file with `plot`, TOKENIZER a folder of BERT's tokenizer, whi
 
 import argparse
 import contextlib
+import copy
 import hashlib
 import os
 import shutil
@@ -33,12 +34,12 @@ import torch
 from transformers import ElectraConfig, ElectraForSequenceClassification, pipeline
 
 from mmgenre import checkpoint
-from mmgenre.batches import by_length
 from mmgenre.genres import GENRES
-from mmgenre.inference import autocast
+from mmgenre.inference import predict_logits
 from mmgenre.models import GenreModel, Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.transformer import TransformerConfig
+from mmgenre.packing import packed
 from mmgenre.schema import PREDICTIONS, from_per_genre
 from mmgenre.tables import Table
 from mmgenre.thresholds import Thresholds
@@ -66,7 +67,6 @@ def main() -> None:
     parser.add_argument("tokenizer", nargs="?")
     parser.add_argument("--rows", type=int)
     parser.add_argument("--pipeline", type=int, default=1500, help="rows for the peer's loop")
-    parser.add_argument("--compile", action="store_true", help="torch.compile for ours")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "mmgenre-bench-tagging"))
     options = parser.parse_args()
     shutil.rmtree(options.work, ignore_errors=True)
@@ -89,8 +89,7 @@ def text(options: argparse.Namespace) -> bool:
     print(f"transformers pipeline, fp32, batches of 8: {peer:.1f} rows/s, {options.pipeline:,} rows", flush=True)
     alone, chances = model_alone(model, plots)
     print(f"the model alone, tokenized and sorted, bf16: {alone:.1f} rows/s, {len(plots):,} rows", flush=True)
-    more = ["compile=true"] if options.compile else []
-    seconds, spent = tag(directory, movies, options.work / "tags", "precision=bf16", *more)
+    seconds, spent = tag(directory, movies, options.work / "tags", "precision=bf16")
     ours = len(plots) / seconds
     print(f"mmgenre: {ours:.1f} rows/s from its start to its end; {told(spent)}")
     found = probabilities(options.work / "tags", ids[: len(chances)])
@@ -224,7 +223,7 @@ def pipeline_loop(model: GenreModel, plots: list[str]) -> float:
     )
     began = time.perf_counter()
     with torch.inference_mode():
-        for _ in classify(iter(plots), truncation=True, max_length=512, function_to_apply="sigmoid"):
+        for _ in classify(plots, truncation=True, max_length=512, function_to_apply="sigmoid"):
             pass
     return len(plots) / (time.perf_counter() - began)
 
@@ -232,19 +231,12 @@ def pipeline_loop(model: GenreModel, plots: list[str]) -> float:
 def model_alone(model: GenreModel, plots: list[str]) -> tuple[float, np.ndarray]:
     """Rows a second without a system around it, in bf16; and fp32's probabilities of some, shape (N, 9)."""
     encoded = model.encoder.encode(Movies.of_plots(plots))
-    batches = list(by_length(encoded.lengths, 8192))
-    device = torch.device("cpu")
+    fast, device = packed(copy.deepcopy(model)), torch.device("cpu")
     began = time.perf_counter()
-    with torch.inference_mode():
-        for rows in batches:
-            with autocast(device, "bf16"):
-                model(encoded.batch(rows))
+    predict_logits(fast, encoded, device, "bf16")
     speed = len(plots) / (time.perf_counter() - began)
     few = encoded.take(np.arange(min(1000, len(plots))))
-    chances = np.zeros((len(few.lengths), len(GENRES)), np.float32)
-    with torch.inference_mode():
-        for rows in by_length(few.lengths, 8192):
-            chances[rows] = torch.sigmoid(model(few.batch(rows))).numpy()
+    chances = torch.sigmoid(torch.from_numpy(predict_logits(model, few, device, "fp32"))).numpy()
     return speed, chances
 
 

@@ -1,5 +1,6 @@
 """Logits of many movies: what validation, tagging and serving share."""
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -14,13 +15,14 @@ from mmgenre.batches import by_length
 from mmgenre.cluster import Accelerator
 from mmgenre.genres import GENRES
 from mmgenre.models import Batch, Encoded, GenreModel
+from mmgenre.packing import can_pack, packed
 
 Precision = Literal["auto", "fp32", "bf16"]
 # Padded tokens computed at once: enough to fill two cores or a GPU, few enough for any memory.
 _MAX_TOKENS = 8192
 # Of the movies on which precisions are compared, and the share of the time of fp32 below which another is taken: where
 # they are close, chance should not decide what a model says.
-_MEASURED_TOKENS, _WORTH_IT = 2048, 0.67
+_MEASURED_TOKENS, _WORTH_IT, _TIMES = 2048, 0.67, 3
 
 
 def predict_logits(
@@ -51,50 +53,46 @@ def outputs(
 
 
 class Predictor:
-    """A model on its device, with the precision that computes fastest there.
+    """A model on its device, in the precision that computes fastest there.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; it can only predict from here on.
         device: where it is to compute.
         precision: auto: whichever of fp32 and bf16 is faster on the first movies.
-        compiled: by torch.compile, which takes a minute and a C++ compiler.
     """
 
-    def __init__(self, model: GenreModel, device: torch.device, precision: Precision, *, compiled: bool = False):
-        self.model, self.device, self.precision = model.to(device), device, precision
-        self._call: Callable[[Batch], torch.Tensor] = _compiled(model) if compiled else model
+    def __init__(self, model: GenreModel, device: torch.device, precision: Precision):
+        self.encoder, self.device, self.precision = model.encoder, device, precision
+        self._model = model.to(device) if precision != "bf16" else _in_bf16(model, device)
 
     def logits(self, movies: Encoded) -> np.ndarray:
         """Logits of N encoded movies, shape (N, 9), float32."""
         if self.precision == "auto" and len(movies.lengths):
-            self.precision = _fastest(self._call, movies, self.device)
-        return predict_logits(self._call, movies, self.device, self.precision)
+            self._choose(movies.take(next(by_length(movies.lengths, _MEASURED_TOKENS))))
+        return predict_logits(self._model, movies, self.device, self.precision)
+
+    def _choose(self, movies: Encoded) -> None:
+        """Measure on some movies."""
+        other = _in_bf16(copy.deepcopy(self._model), self.device)
+        seconds = _seconds(self._model, movies, self.device, "fp32")
+        if _seconds(other, movies, self.device, "bf16") < _WORTH_IT * seconds:
+            self._model, self.precision = other, "bf16"
+        else:
+            self.precision = "fp32"
 
 
-def _fastest(model: Callable[[Batch], torch.Tensor], movies: Encoded, device: torch.device) -> Precision:
-    """Measured on some movies; fp32 where bf16 is hardly faster."""
-    rows = next(by_length(movies.lengths, _MEASURED_TOKENS))
-    some = movies.take(rows)
-    seconds: dict[Precision, float] = {}
-    choices: tuple[Precision, ...] = ("fp32", "bf16")
-    for precision in choices:
-        # The first time is not counted, and of the others the least: other processes may be in the way.
-        seconds[precision] = min([_seconds(model, some, device, precision) for _ in range(3)][1:])
-    return "bf16" if seconds["bf16"] < _WORTH_IT * seconds["fp32"] else "fp32"
+def _in_bf16(model: GenreModel, device: torch.device) -> GenreModel:
+    return packed(model) if device.type == "cpu" and can_pack() else model.to(device)
 
 
-def _seconds(
-    model: Callable[[Batch], torch.Tensor], movies: Encoded, device: torch.device, precision: Precision
-) -> float:
-    began = time.perf_counter()
-    predict_logits(model, movies, device, precision)
-    return time.perf_counter() - began
-
-
-def _compiled(model: GenreModel) -> Callable[[Batch], torch.Tensor]:
-    # Weights become constants: cast and laid out for the processor once.
-    torch._inductor.config.freezing = True
-    return torch.compile(model, dynamic=True)
+def _seconds(model: GenreModel, movies: Encoded, device: torch.device, precision: Precision) -> float:
+    """The least of some times, because other processes may be in the way; the first does not count."""
+    times = []
+    for _ in range(_TIMES):
+        began = time.perf_counter()
+        predict_logits(model, movies, device, precision)
+        times.append(time.perf_counter() - began)
+    return min(times[1:])
 
 
 def actor_pool(

@@ -36,7 +36,6 @@ class Computing:
         cpus_per_actor: CPUs of each, and threads.
         accelerator: whether on GPUs.
         precision: see Predictor.
-        compiled: see Predictor.
         keeps: columns that are handed on.
     """
 
@@ -45,7 +44,6 @@ class Computing:
     cpus_per_actor: int
     accelerator: Accelerator
     precision: Precision
-    compiled: bool
     keeps: tuple[str, ...]
 
 
@@ -106,7 +104,7 @@ class Predict:
     def __init__(self, work: Work, reader: Reader, computing: Computing):
         torch.set_num_threads(cluster.assigned_cpus())
         self._work, self._reader, self._keeps = work, reader, computing.keeps
-        self._tagger = Tagger.load(computing.checkpoint, computing.precision, compiled=computing.compiled)
+        self._tagger = Tagger.load(computing.checkpoint, computing.precision)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Each unit's rows by status."""
@@ -143,10 +141,10 @@ class Tagger:
         self._predictor, self._calibrations = predictor, calibrations(card, directory)
 
     @classmethod
-    def load(cls, directory: str, precision: Precision, *, compiled: bool = False) -> "Tagger":
+    def load(cls, directory: str, precision: Precision) -> "Tagger":
         """From a checkpoint, for this process's device."""
         card, model = checkpoint.load(directory)
-        return cls(directory, card, Predictor(model, own_device(), precision, compiled=compiled))
+        return cls(directory, card, Predictor(model, own_device(), precision))
 
     @property
     def precision(self) -> str:
@@ -182,7 +180,7 @@ class Tagger:
 
     def _tag(self, rows: pa.Table) -> pa.Table:
         movies = Movies.of(rows)
-        encoded = self._predictor.model.encoder.encode(movies)
+        encoded = self._predictor.encoder.encode(movies)
         logits = np.zeros((len(movies), len(GENRES)), np.float32)
         readable = np.flatnonzero(encoded.readable)
         logits[readable] = self._predictor.logits(encoded.take(readable))
@@ -198,9 +196,9 @@ class Tagger:
         return np.array([known.get(status, 1.0) for status in statuses]).reshape(-1, 1)
 
 
-def measure(directory: str, rows: pa.Table, precision: Precision, *, compiled: bool = False) -> float:
+def measure(directory: str, rows: pa.Table, precision: Precision) -> float:
     """Movies a second that one process of this machine tags, once it has begun."""
-    tagger = Tagger.load(storage.absolute(directory), precision, compiled=compiled)
+    tagger = Tagger.load(storage.absolute(directory), precision)
     tagger.tag(rows)
     began = time.perf_counter()
     tagger.tag(rows)

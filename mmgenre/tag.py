@@ -53,9 +53,6 @@ class TagConfig(DecisionConfig):
     cpus_per_actor: int = Field(1, ge=1, description="and threads; more where memory holds few models")
     accelerator: Accelerator = Field("auto", description="auto: GPUs where a node has one now; gpu: wait for them")
     precision: Precision = Field("auto", description="auto: bf16 where it is measured to be faster, else fp32")
-    compile: bool = Field(
-        False, description="torch.compile: a minute's start and a C++ compiler, then about 1.5 times as fast on CPUs"
-    )
 
 
 def tag(config: TagConfig) -> Manifest:
@@ -85,7 +82,6 @@ def tag(config: TagConfig) -> Manifest:
         cpus_per_actor=config.cpus_per_actor,
         accelerator=config.accelerator,
         precision=config.precision,
-        compiled=config.compile,
         keeps=tuple(field.name for field in source.kept),
     )
     staged = time.monotonic()

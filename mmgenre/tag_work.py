@@ -28,7 +28,7 @@ _ROWS_PER_PART, _BYTES_PER_PART = 50_000, 64 * 2**20
 # Rows that are computed together: of posters fewer, for their pixels' sake.
 _ROWS_PER_UNIT, _ROWS_PER_UNIT_WITH_IMAGES = 2048, 512
 # What a unit may cost, in characters: a row costs some for itself, and longer plots are cut off.
-_COST_PER_UNIT, _COST_OF_A_ROW, _MOST_CHARACTERS = 800_000, 50, 2500
+_COST_PER_UNIT, _COST_OF_A_ROW, _MOST_CHARACTERS = 250_000, 50, 2500
 # What is computed of a movie: all of PREDICTIONS but the decision.
 TAGGED = pa.schema([field for field in PREDICTIONS if field.name != "genres"])
 

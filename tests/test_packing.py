@@ -1,0 +1,56 @@
+"""Packed linear layers say what the layers say, in bf16."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmgenre.inference import Predictor, predict_logits
+from mmgenre.models.movies import Movies
+from mmgenre.packing import PackedLinear, can_pack, packed
+
+PLOTS = [f"somebody number {row} " + "chases a ghost " * (row % 7) for row in range(60)]
+CPU = torch.device("cpu")
+needs_packing = pytest.mark.skipif(not can_pack(), reason="this processor has no bf16 instructions")
+
+
+@needs_packing
+def test_a_packed_layer_is_the_layer():
+    linear = nn.Linear(64, 32)
+    values = torch.randn(5, 7, 64)
+
+    found = PackedLinear(linear)(values)
+
+    assert (found.shape, found.dtype) == ((5, 7, 32), torch.bfloat16)
+    torch.testing.assert_close(found.float(), linear(values), atol=2e-2, rtol=2e-2)
+
+
+@needs_packing
+def test_a_packed_transformer_computes_its_activations_too_and_says_the_same(tiny_model):
+    model = tiny_model.build(Movies.of_plots(PLOTS)).eval()
+    encoded = model.encoder.encode(Movies.of_plots(PLOTS))
+    expected = predict_logits(model, encoded, CPU, "fp32")
+
+    found = packed(copy.deepcopy(model))
+
+    kinds = [type(module) for module in found.modules()]
+    assert nn.Linear not in kinds
+    assert nn.Identity in kinds
+    assert predict_logits(found, encoded, CPU, "bf16") == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32", "bf16"])
+def test_decisions_are_those_of_fp32(tiny_model, precision):
+    torch.manual_seed(3)
+    model = tiny_model.build(Movies.of_plots(PLOTS)).eval()
+    # As far from the threshold as a trained model's are.
+    model.head.weight.data *= 20
+    encoded = model.encoder.encode(Movies.of_plots(PLOTS))
+    expected = predict_logits(model, encoded, CPU, "fp32")
+
+    predictor = Predictor(model, CPU, precision)
+    found = predictor.logits(encoded)
+
+    assert predictor.precision in ("fp32", "bf16")
+    assert ((found > 0) == (expected > 0)).mean() >= 0.995
