@@ -26,9 +26,11 @@ _STAGED, _UNITS = "staged", "units"
 _CARRIED = "carried-*.parquet"
 _ROWS_PER_PART, _BYTES_PER_PART = 50_000, 64 * 2**20
 # Rows that are computed together: of posters fewer, for their pixels' sake.
-_ROWS_PER_UNIT, _ROWS_PER_UNIT_WITH_IMAGES = 2048, 512
-# What a unit may cost, in characters: a row costs some for itself, and longer plots are cut off.
-_COST_PER_UNIT, _COST_OF_A_ROW, _MOST_CHARACTERS = 250_000, 50, 2500
+_ROWS_PER_UNIT, _ROWS_PER_UNIT_WITH_IMAGES = 8192, 512
+# What a unit may cost, in characters: a row costs some for itself, and longer plots are cut off. Few movies are cut
+# small, so that all actors have some; of many each unit is one more thing that Ray Data keeps an account of.
+_COST_OF_FIRST_UNITS, _COST_OF_UNITS = 250_000, 1_000_000
+_COST_OF_A_ROW, _MOST_CHARACTERS = 50, 2500
 # What is computed of a movie: all of PREDICTIONS but the decision.
 TAGGED = pa.schema([field for field in PREDICTIONS if field.name != "genres"])
 
@@ -90,7 +92,7 @@ class Work:
         writer = TableWriter(self._path(_STAGED), source.schema, recipe)
         storage.delete(self.directory)
         writer.begin()
-        num_rows = 0
+        num_rows, cost = 0, _COST_OF_FIRST_UNITS
         has_images = bool(source.image_files)
         for rows in _gathered(source.rows()):
             carried, missing = earlier.split(rows, source.kept)
@@ -99,7 +101,9 @@ class Work:
                 write_parquet(carried, self._path(_UNITS, f"carried-{num_rows:012}.parquet"))
             if len(missing):
                 missing = missing if has_images else _longest_first(missing)
-                writer.write(missing, groups=_unit_sizes(missing, has_images=has_images))
+                most = _ROWS_PER_UNIT_WITH_IMAGES if has_images else _ROWS_PER_UNIT
+                writer.write(missing, groups=_unit_sizes(_costs(missing), cost, most))
+                cost = _COST_OF_UNITS
         writer.finish(rows_in=num_rows)
 
     def write(self, unit: Unit, tagged: pa.Table) -> None:
@@ -269,14 +273,13 @@ def _longest_first(rows: pa.Table) -> pa.Table:
     return rows.take(pa.array(np.argsort(-_costs(rows), kind="stable")))
 
 
-def _unit_sizes(rows: pa.Table, *, has_images: bool) -> list[int]:
+def _unit_sizes(costs: np.ndarray, cost_per_unit: int, most_rows: int) -> list[int]:
     """Rows of each unit, such that units cost about the same."""
-    most = _ROWS_PER_UNIT_WITH_IMAGES if has_images else _ROWS_PER_UNIT
-    total = np.cumsum(_costs(rows))
+    total = np.cumsum(costs)
     sizes, start = [], 0
-    while start < len(rows):
+    while start < len(costs):
         spent = total[start - 1] if start else 0
-        size = int(np.clip(np.searchsorted(total, spent + _COST_PER_UNIT) - start, 1, most))
-        sizes.append(min(size, len(rows) - start))
+        size = int(np.clip(np.searchsorted(total, spent + cost_per_unit) - start, 1, most_rows))
+        sizes.append(min(size, len(costs) - start))
         start += sizes[-1]
     return sizes
