@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from mmgenre import storage
 from mmgenre.errors import InputError
@@ -49,8 +48,7 @@ def _batches(location: str) -> Iterator[pa.RecordBatch]:
     if not location.lower().endswith(_SUFFIXES):
         raise InputError(f"{location}: unknown kind of file; expected one of {', '.join(_SUFFIXES)}")
     if location.lower().endswith(".parquet"):
-        with filesystem.open_input_file(path) as file:
-            yield from pq.ParquetFile(file).iter_batches(batch_size=10_000)
+        yield from storage.parquet_batches(location, None, 10_000)
         return
     with filesystem.open_input_stream(path) as stream:
         delimiter = "\t" if ".tsv" in location.lower() else ","

@@ -6,11 +6,12 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import fs
 
 from mmgenre.errors import InputError
@@ -111,6 +112,16 @@ def write_bytes(location: str, content: bytes | pa.Buffer) -> None:
         os.replace(temporary, path)  # noqa: PTH105 - the target is a plain string
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def parquet_batches(location: str, columns: Sequence[str] | None, size: int) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file, at most so many at once."""
+    filesystem, path = resolve(location)
+    with filesystem.open_input_file(path) as content:
+        file = pq.ParquetFile(content)
+        for group in range(file.num_row_groups):
+            # Asked for all row groups together, pyarrow holds the content of the whole file.
+            yield from file.iter_batches(size, row_groups=[group], columns=None if columns is None else list(columns))
 
 
 @contextlib.contextmanager

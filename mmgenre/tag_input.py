@@ -188,18 +188,16 @@ class TagInput:
         names = ["imdb_id", *self._own_names, *(["split"] if self._places.split != "all" else [])]
         size = _IMAGES_AT_ONCE if "image" in names else _ROWS_AT_ONCE
         start = 0
-        filesystem, path = storage.resolve(file)
-        with filesystem.open_input_file(path) as content:
-            for batch in pq.ParquetFile(content).iter_batches(batch_size=size, columns=list(dict.fromkeys(names))):
-                rows = pa.Table.from_batches([batch])
-                if "image" in names:
-                    rows = _with_places(rows, number, start)
-                start += len(batch)
-                if self._places.split != "all":
-                    rows = rows.filter(pc.equal(rows["split"], self._places.split))
-                for name in set(self._own) - {"image"}:
-                    rows = rows.set_column(rows.column_names.index(name), name, valid_text(rows[name]))
-                yield rows
+        for batch in storage.parquet_batches(file, list(dict.fromkeys(names)), size):
+            rows = pa.Table.from_batches([batch])
+            if "image" in names:
+                rows = _with_places(rows, number, start)
+            start += len(batch)
+            if self._places.split != "all":
+                rows = rows.filter(pc.equal(rows["split"], self._places.split))
+            for name in set(self._own) - {"image"}:
+                rows = rows.set_column(rows.column_names.index(name), name, valid_text(rows[name]))
+            yield rows
 
     @property
     def _own_names(self) -> list[str]:
