@@ -27,9 +27,9 @@ _CARRIED = "carried-*.parquet"
 _ROWS_PER_PART, _BYTES_PER_PART = 50_000, 64 * 2**20
 # Rows that are computed together: of posters fewer, for their pixels' sake.
 _ROWS_PER_UNIT, _ROWS_PER_UNIT_WITH_IMAGES = 8192, 512
-# What a unit may cost, in characters: a row costs some for itself, and longer plots are cut off. Few movies are cut
-# small, so that all actors have some; of many each unit is one more thing that Ray Data keeps an account of.
-_COST_OF_FIRST_UNITS, _COST_OF_UNITS = 250_000, 1_000_000
+# What a unit may cost, in characters: a row costs some for itself, and longer plots are cut off. Of a part there are
+# units enough for many actors to end at the same time; but each is one more thing that Ray Data keeps an account of.
+_UNITS_PER_PART, _COST_PER_UNIT = 32, (50_000, 1_000_000)
 _COST_OF_A_ROW, _MOST_CHARACTERS = 50, 2500
 # What is computed of a movie: all of PREDICTIONS but the decision.
 TAGGED = pa.schema([field for field in PREDICTIONS if field.name != "genres"])
@@ -92,7 +92,7 @@ class Work:
         writer = TableWriter(self._path(_STAGED), source.schema, recipe)
         storage.delete(self.directory)
         writer.begin()
-        num_rows, cost = 0, _COST_OF_FIRST_UNITS
+        num_rows = 0
         has_images = bool(source.image_files)
         for rows in _gathered(source.rows()):
             carried, missing = earlier.split(rows, source.kept)
@@ -102,8 +102,7 @@ class Work:
             if len(missing):
                 missing = missing if has_images else _longest_first(missing)
                 most = _ROWS_PER_UNIT_WITH_IMAGES if has_images else _ROWS_PER_UNIT
-                writer.write(missing, groups=_unit_sizes(_costs(missing), cost, most))
-                cost = _COST_OF_UNITS
+                writer.write(missing, groups=_unit_sizes(_costs(missing), most))
         writer.finish(rows_in=num_rows)
 
     def write(self, unit: Unit, tagged: pa.Table) -> None:
@@ -273,9 +272,10 @@ def _longest_first(rows: pa.Table) -> pa.Table:
     return rows.take(pa.array(np.argsort(-_costs(rows), kind="stable")))
 
 
-def _unit_sizes(costs: np.ndarray, cost_per_unit: int, most_rows: int) -> list[int]:
-    """Rows of each unit, such that units cost about the same."""
+def _unit_sizes(costs: np.ndarray, most_rows: int) -> list[int]:
+    """Rows of each unit of a part, such that units cost about the same."""
     total = np.cumsum(costs)
+    cost_per_unit = int(np.clip(costs.sum() / _UNITS_PER_PART, *_COST_PER_UNIT))
     sizes, start = [], 0
     while start < len(costs):
         spent = total[start - 1] if start else 0
