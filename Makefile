@@ -27,14 +27,18 @@ bench: .venv/.installed
 	$(BIN)/python bench/catalog.py
 	$(BIN)/python bench/enrich.py
 	$(BIN)/python bench/posters.py
+	$(BIN)/python bench/tagging.py scale
+	$(BIN)/python bench/tagging.py resume
 
-# What is learned from real movies: MOVIES=DIR of a MOVIES table, PRETRAINED=DIR of a text encoder, WEIGHTS=FILE of
-# VGG-16's convolutions, CHECKPOINT=DIR of a trained poster model.
+# What is learned from real movies: MOVIES=DIR of a MOVIES table, PLOTS=FILE of plots, PRETRAINED=DIR of a text encoder,
+# WEIGHTS=FILE of VGG-16's convolutions, CHECKPOINT=DIR of a trained poster model.
 bench-models: .venv/.installed
 	$(BIN)/python bench/training.py $(MOVIES) $(PRETRAINED)
 	$(BIN)/python bench/features.py $(MOVIES) $(WEIGHTS)
 	$(BIN)/python bench/poster_inference.py $(MOVIES) $(CHECKPOINT)
 	$(BIN)/python bench/search.py $(MOVIES)
+	$(BIN)/python bench/tagging.py text $(PLOTS) $(PRETRAINED) --rows 25984
+	$(BIN)/python bench/tagging.py actors $(PLOTS) $(PRETRAINED)
 
 clean:
 	rm -rf .venv runs
