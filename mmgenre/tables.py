@@ -45,6 +45,18 @@ class TableWriter:
         """Make the directory ready, or return the manifest of a complete table: see Output.begin."""
         return self._output.begin(overwrite=overwrite, keep=keep)
 
+    def finished(self) -> Manifest | None:
+        """See Output.finished."""
+        return self._output.finished()
+
+    def keeps(self, *, overwrite: bool, keep: Keep) -> bool:
+        """See Output.keeps."""
+        return self._output.keeps(overwrite=overwrite, keep=keep)
+
+    def start(self, *, keeps: bool) -> None:
+        """See Output.start."""
+        self._output.start(keeps=keeps)
+
     def write(self, table: pa.Table, groups: Sequence[int] | None = None) -> None:
         """Add one part, with row groups of these sizes; a table without rows adds none."""
         if table.num_rows:

@@ -19,7 +19,7 @@ from mmgenre.cluster import Accelerator
 from mmgenre.decisions import DecisionConfig, Decisions, calibrations, trained_thresholds
 from mmgenre.errors import InputError
 from mmgenre.inference import Precision
-from mmgenre.manifest import Manifest, Recipe
+from mmgenre.manifest import Manifest, Recipe, read_manifest
 from mmgenre.predict import Computing, predict
 from mmgenre.schema import PREDICTIONS, SplitName
 from mmgenre.tables import TableWriter
@@ -68,15 +68,52 @@ def tag(config: TagConfig) -> Manifest:
     source = TagInput(places, _reads(card, config.without), config.columns)
     recipe = _recipe(config, card, source)
     writer = TableWriter(config.output, pa.schema([*PREDICTIONS, *source.kept]), recipe, owned=(*OWNED, WORK))
-    found = writer.begin(overwrite=config.overwrite, keep="all")
+    found = writer.finished()
     if found is not None:
         return found
-    work, model = _work(config.output, recipe)
     began = time.monotonic()
+    work = _staged(config, source, writer, recipe)
+    staged = time.monotonic()
+    account = predict(work, source.image_files, _computing(config, source))
+    computed = time.monotonic()
+    output = TagWriter(writer, Decisions(calibrations(card, config.checkpoint), config), source.kept, config.export)
+    output.write(work.results())
+    counts = work.staged.manifest
+    seconds = {
+        "stage": staged - began,
+        "start": account.start_s,
+        "compute": account.compute_s,
+        "busy": account.busy_s,
+        "write": time.monotonic() - computed,
+    }
+    notes = {
+        "checkpoint": config.checkpoint,
+        "thresholds": thresholds.model_dump(),
+        "carried_over": counts.rows_in - counts.rows,
+        "computed_in": dict(account.computed_in),
+        "actors": account.actors,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "coverage": output.coverage(),
+    }
+    manifest = writer.finish(rows_in=counts.rows_in, expected_rows=counts.rows_in, notes=notes)
+    storage.delete(storage.join(config.output, WORK))
+    return manifest
+
+
+def _staged(config: TagConfig, source: TagInput, writer: TableWriter, recipe: Recipe) -> Work:
+    """The work, cut into units; a complete output stays complete until its next input is known to be good."""
+    keeps = writer.keeps(overwrite=config.overwrite, keep="all")
+    work, model = _work(config.output, recipe)
+    if not keeps or read_manifest(config.output) is None:
+        writer.start(keeps=keeps)
     if not work.is_staged():
         work.stage(source, Earlier(earlier_files(config.output, model, work)))
-    num_carried = work.staged.manifest.rows_in - work.staged.manifest.rows
-    computing = Computing(
+    writer.start(keeps=True)
+    return work
+
+
+def _computing(config: TagConfig, source: TagInput) -> Computing:
+    return Computing(
         checkpoint=storage.absolute(config.checkpoint),
         actors=config.actors,
         cpus_per_actor=config.cpus_per_actor,
@@ -84,33 +121,6 @@ def tag(config: TagConfig) -> Manifest:
         precision=config.precision,
         keeps=tuple(field.name for field in source.kept),
     )
-    staged = time.monotonic()
-    account = predict(work, source.image_files, computing)
-    computed = time.monotonic()
-    output = TagWriter(writer, Decisions(calibrations(card, config.checkpoint), config), source.kept, config.export)
-    output.write(work.results())
-    num_rows = work.staged.manifest.rows_in
-    manifest = writer.finish(
-        rows_in=num_rows,
-        expected_rows=num_rows,
-        notes={
-            "checkpoint": config.checkpoint,
-            "thresholds": thresholds.model_dump(),
-            "carried_over": num_carried,
-            "computed_in": dict(account.computed_in),
-            "actors": account.actors,
-            "seconds": {
-                "stage": round(staged - began, 3),
-                "start": round(account.start_s, 3),
-                "compute": round(account.compute_s, 3),
-                "busy": round(account.busy_s, 3),
-                "write": round(time.monotonic() - computed, 3),
-            },
-            "coverage": output.coverage(),
-        },
-    )
-    storage.delete(storage.join(config.output, WORK))
-    return manifest
 
 
 def _reads(card: Card, without: str | None) -> list[str]:

@@ -223,6 +223,21 @@ def test_a_newer_catalogue_costs_what_is_new_in_it(local_ray, trained, movies_fi
     assert found.equals(anew)
 
 
+def test_a_mistake_in_a_newer_catalogue_leaves_the_tags_as_they_are(local_ray, trained, movies_file, tmp_path):
+    plots = {f"tt{row:07}": PLOTS[row] for row in range(20)}
+    movies = movies_file(plots)
+    manifest, first = tagged(trained, movies, tmp_path / "tags")
+    with open(movies, "a") as file:  # noqa: PTH123
+        file.write("tt0000003,a second time\n")
+
+    with pytest.raises(InputError, match="1 rows with the id of another row"):
+        tagged(trained, movies, tmp_path / "tags")
+
+    assert Table(str(tmp_path / "tags"), PREDICTIONS).manifest == manifest
+    _, again = tagged(trained, movies_file(plots | {"tt1000000": PLOTS[30]}), tmp_path / "tags")
+    assert again.slice(0, 20).equals(first)
+
+
 def test_other_thresholds_cost_no_model(local_ray, trained, movies_file, tmp_path):
     movies = movies_file({f"tt{row:07}": PLOTS[row] for row in range(100)} | {"tt9999999": ""})
     _, first = tagged(trained, movies, tmp_path / "tags")
