@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from mmgenre import storage
 from mmgenre.ids import Lookup
-from mmgenre.manifest import Recipe
+from mmgenre.manifest import Recipe, read_manifest
 from mmgenre.schema import PREDICTIONS, PredictStatus
 from mmgenre.tables import Table, TableWriter, parts_in, write_parquet
 from mmgenre.tag_input import DIGEST, IMAGE_FILE, IMAGE_ROW, TagInput
@@ -84,7 +84,7 @@ class Work:
 
     def is_staged(self) -> bool:
         """Whether the input has been staged, and earlier predictions carried over."""
-        return storage.kind(self._path(_STAGED, "_run.json")).name == "File"
+        return read_manifest(self._path(_STAGED)) is not None
 
     def stage(self, source: TagInput, earlier: "Earlier") -> None:
         """Write down the rows to be computed, and the predictions that still hold."""
