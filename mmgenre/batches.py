@@ -32,7 +32,7 @@ class Plan:
     Args:
         batch_size: movies of a worker in one micro-batch.
         accumulate: micro-batches in one optimizer step.
-        num_workers: workers that share each micro-batch.
+        num_workers: workers that share each micro-batch, when all are there.
         seed: of the order.
     """
 
@@ -45,20 +45,28 @@ class Plan:
         """Optimizer steps of one epoch; the last may hold fewer movies, but is not dropped."""
         return -(-num_rows // (self.batch_size * self.num_workers * self.accumulate))
 
-    def steps(self, lengths: np.ndarray, epoch: int, rank: int) -> Iterator[Step]:
+    def steps(self, lengths: np.ndarray, epoch: int, rank: int, present: int) -> Iterator[Step]:
         """The steps of one worker in one epoch: each movie in one step of one worker.
 
-        Two workers see the same steps as one worker with twice the batch size.
+        Two workers see the same steps as one worker with twice the batch size; and where fewer are present than the
+        plan is for, the same steps in more micro-batches.
 
         Args:
             lengths: shape (N,), tokens of each movie.
             epoch: number of the epoch, from 0; each has its own order.
             rank: number of the worker, from 0.
+            present: how many workers there are.
         """
         batches = self._global_batches(lengths, epoch)
         for start in range(0, len(batches), self.accumulate):
             group = batches[start : start + self.accumulate]
-            yield Step([batch[rank :: self.num_workers] for batch in group], sum(map(len, group)))
+            parts = [part for batch in group for part in self._parts(batch, rank, present)]
+            yield Step(parts, sum(map(len, group)))
+
+    def _parts(self, batch: np.ndarray, rank: int, present: int) -> list[np.ndarray]:
+        """A worker's micro-batches of what all share: as many as everybody else's."""
+        mine, size = batch[rank::present], self.batch_size
+        return [mine[start : start + size] for start in range(0, max(1, -(-len(batch) // present)), size)]
 
     def _global_batches(self, lengths: np.ndarray, epoch: int) -> list[np.ndarray]:
         random = np.random.default_rng([self.seed, epoch])

@@ -3,11 +3,12 @@
 import hashlib
 import json
 import tempfile
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
@@ -19,12 +20,24 @@ from mmgenre.genres import GENRES
 from mmgenre.models import GenreModel, ModelConfig
 from mmgenre.thresholds import Calibration, Thresholds
 
-FORMAT = 1
+FORMAT = 2
 CARD = "checkpoint.json"
 WEIGHTS = "weights.safetensors"
 ASSETS = "assets"
 # Statuses of predictions for which a fusion is calibrated by itself.
 Alone = Literal["text_only", "poster_only"]
+# What such files hold may run code when it is read.
+_PICKLES = (".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth")
+
+
+def _inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
+        raise ValueError("leads out of the checkpoint's folder")
+    return name
+
+
+AssetName = Annotated[str, AfterValidator(_inside)]
 
 
 class Card(Config):
@@ -43,11 +56,14 @@ class Card(Config):
     scores: dict[str, float] = Field(default_factory=dict, description="of the validation split")
     dataset: str | None = Field(None, description="fingerprint of the MOVIES table")
     weights_sha256: str = ""
+    assets: dict[AssetName, str] = Field(
+        default_factory=dict, description="sha256 of each file in assets/, by its path there"
+    )
 
     @property
     def fingerprint(self) -> str:
         """Of all that decides what the model says of a movie."""
-        said = self.model_dump_json(include={"model", "thresholds", "temperature", "alone", "weights_sha256"})
+        said = self.model_dump_json(include={"model", "thresholds", "temperature", "alone", "weights_sha256", "assets"})
         return hashlib.sha256(said.encode()).hexdigest()[:32]
 
 
@@ -58,7 +74,10 @@ def save(model: GenreModel, card: Card, directory: str) -> None:
         (folder / ASSETS).mkdir()
         model.save_assets(folder / ASSETS)
         save_weights(model, folder)
-        card = card.model_copy(update={"weights_sha256": storage.fingerprint(str(folder / WEIGHTS))})
+        digests = {name: storage.fingerprint(str(folder / name)) for name in storage.files_below(temporary)}
+        weights = digests.pop(WEIGHTS)
+        assets = {name.removeprefix(f"{ASSETS}/"): digest for name, digest in digests.items()}
+        card = card.model_copy(update={"weights_sha256": weights, "assets": assets})
         storage.upload(folder, directory)
     storage.write_bytes(storage.join(directory, CARD), card.model_dump_json(indent=2).encode())
 
@@ -67,13 +86,16 @@ def load(directory: str) -> tuple[Card, GenreModel]:
     """A checkpoint's card, and its model in evaluation mode on the CPU.
 
     Raises:
-        InputError: there is none, it is damaged, or it was made for other genres or by a newer mmgenre.
+        InputError: there is none, it is damaged, it was made for other genres or by another mmgenre, or it holds files
+            that the card does not describe.
     """
     card = read_card(directory)
-    with storage.local_copy(directory) as folder:
-        weights = folder / WEIGHTS
-        if not weights.is_file() or storage.fingerprint(str(weights)) != card.weights_sha256:
-            raise InputError(f"{directory}/{WEIGHTS}: missing or not the file the card describes; train again")
+    digests = {WEIGHTS: card.weights_sha256} | {f"{ASSETS}/{name}": digest for name, digest in card.assets.items()}
+    _refuse_others(directory, digests)
+    with storage.local_copy(directory, digests) as folder:
+        for name, digest in digests.items():
+            if not (folder / name).is_file() or storage.fingerprint(str(folder / name)) != digest:
+                raise InputError(f"{directory}/{name}: missing or not the file the card describes; train again")
         try:
             model = card.model.restore(folder / ASSETS)
             load_weights(model, folder)
@@ -92,8 +114,9 @@ def read_card(directory: str) -> Card:
         found, genres = int(content["format"]), tuple(content["genres"])
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{location}: not the card of a checkpoint; train again") from None
-    if found > FORMAT:
-        raise InputError(f"{directory}: format {found}, this mmgenre reads up to {FORMAT}; install a newer mmgenre")
+    if found != FORMAT:
+        way_out = "install a newer mmgenre" if found > FORMAT else "train again"
+        raise InputError(f"{directory}: format {found}, this mmgenre reads format {FORMAT}; {way_out}")
     if genres != GENRES:
         raise InputError(f"{directory}: trained for genres {genres}, this mmgenre predicts {GENRES}; retrain it")
     try:
@@ -101,6 +124,16 @@ def read_card(directory: str) -> Card:
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
         raise InputError(f"{location}: damaged fields: {fields}; train again") from None
+
+
+def _refuse_others(directory: str, described: Iterable[str]) -> None:
+    """Raise InputError for files that might be read beside those that the card describes, and for any pickle."""
+    assets = [f"{ASSETS}/{name}" for name in storage.files_below(storage.join(directory, ASSETS))]
+    for name in [*storage.names_in(directory), *assets]:
+        if name.endswith(_PICKLES):
+            raise InputError(f"{directory}/{name}: only JSON and safetensors are read here; take it away")
+    for name in sorted({*assets} - {*described}):
+        raise InputError(f"{directory}/{name}: a file that the card does not describe; take it away")
 
 
 def save_weights(model: torch.nn.Module, folder: Path) -> None:

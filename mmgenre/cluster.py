@@ -38,22 +38,32 @@ def _configure_data() -> None:
     context.use_datasource_v2 = False
 
 
+def most_resources() -> dict[str, float]:
+    """What the cluster offers, or can grow to where it has an autoscaler."""
+    limit = ray._private.state.state.get_max_resources_from_cluster_config() or {}  # no public name for it
+    now = ray.cluster_resources()
+    return {name: max(now.get(name, 0), limit.get(name, 0)) for name in ("CPU", "GPU")}
+
+
+def dashboard() -> str | None:
+    """Host and port of the dashboard; None where there is none."""
+    return ray._private.worker.get_dashboard_url() or None
+
+
 def _is_local() -> bool:
     return "RAY_ADDRESS" not in os.environ
 
 
-def cpus_per_worker(num_workers: int) -> int:
+def cpus_per_worker(fewest: int, most: int) -> int:
     """CPUs for each of several equal workers, so that all fit the cluster and each fits one node.
 
     Raises:
-        InputError: a local cluster has fewer CPUs than workers, and so would wait for ever.
+        InputError: a local cluster has fewer CPUs than there must be workers, and so would wait for ever.
     """
     nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    if _is_local() and num_workers > sum(nodes):
-        raise InputError(
-            f"workers={num_workers}: this machine offers {int(sum(nodes))} CPUs; ask for at most that many"
-        )
-    return max(1, int(min(sum(nodes) // num_workers, max(nodes))))
+    if _is_local() and fewest > sum(nodes):
+        raise InputError(f"workers={fewest}: this machine offers {int(sum(nodes))} CPUs; ask for at most that many")
+    return max(1, int(min(sum(nodes) // most, max(nodes))))
 
 
 def assigned_cpus() -> int:

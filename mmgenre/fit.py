@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from mmgenre.models import GenreModel
 from mmgenre.optimizer import OptimizerConfig
 from mmgenre.splits import Split
 from mmgenre.thresholds import probabilities
-from mmgenre.training_state import Epoch, Progress
+from mmgenre.training_state import Begun, Epoch, Progress
 
 
 class FitConfig(Config):
@@ -41,6 +42,9 @@ class FitConfig(Config):
     )
     patience: int = Field(3, ge=1, description="epochs without a better score after which training stops")
     seed: int = Field(0, ge=0, description="of weights, order and dropout")
+    checkpoint_every: int | None = Field(
+        None, ge=1, description="optimizer steps that a crash costs at the most; null: the epoch that it came in"
+    )
 
 
 class DivergedError(InputError):
@@ -55,11 +59,13 @@ class Team:
         device: where this one computes.
         rank: its number, from 0.
         size: how many there are; more than one are joined by torch.distributed.
+        full_size: how many there are when all have come; a step is theirs, however many share it.
     """
 
     device: torch.device
     rank: int = 0
     size: int = 1
+    full_size: int = 1
 
     def parallel(self, model: GenreModel) -> Any:
         """The model, its gradients averaged over the team."""
@@ -94,7 +100,7 @@ class Fit:
         self.journal: Journal | None = None
         self._config, self._team = config, team
         self._train, self._val = splits["train"], splits["val"]
-        self._plan = Plan(config.batch_size, config.accumulate, team.size, config.seed)
+        self._plan = Plan(config.batch_size, config.accumulate, team.full_size, config.seed)
         self._steps_per_epoch = self._plan.num_steps(len(self._train.labels))
         self._model = model.to(team.device)
         self._optimizer, self._schedule = config.optimizer.build(model, config.epochs * self._steps_per_epoch)
@@ -104,42 +110,41 @@ class Fit:
         """Go on from what `save` wrote into a local folder, at this config's rates."""
         self.progress = training_state.load(folder, self._model, self._optimizer, self._schedule)
 
-    def save(self, folder: Path, logits: np.ndarray) -> None:
-        """Write all that `restore` needs, and the validation logits of the last epoch."""
+    def save(self, folder: Path, logits: np.ndarray | None = None) -> None:
+        """Write all that `restore` needs, and after an epoch its validation logits."""
         training_state.save(folder, self._model, self._optimizer, self._schedule, self.progress)
-        training_state.save_logits(folder, logits)
+        if logits is not None:
+            training_state.save_logits(folder, logits)
 
     def keep_journal(self, directory: str, lines: Any) -> None:
         """Write events, and lines for the person at the terminal, from here on; see Journal."""
         extent = Extent(self._config.epochs, self._steps_per_epoch)
-        self.journal = Journal(directory, lines, extent, self.progress.num_epochs * self._steps_per_epoch)
+        steps_done = self.progress.num_epochs * self._steps_per_epoch + self.progress.begun.steps
+        self.journal = Journal(directory, lines, extent, steps_done)
 
     def wants_another_epoch(self) -> bool:
         """Whether there are epochs left, and patience."""
         exhausted = self.progress.exhausted(self._config.score, self._config.patience)
         return self.progress.num_epochs < self._config.epochs and not exhausted
 
-    def run_epoch(self) -> np.ndarray:
-        """Learn from every row once; returns the validation logits, shape (N, 9).
+    def run_epoch(self, keep: Callable[[], None] = lambda: None) -> np.ndarray:
+        """Learn from every row once, or from those that are left; returns the validation logits, shape (N, 9).
+
+        Args:
+            keep: called now and then, as the config says, to save what is done of the epoch.
 
         Raises:
             DivergedError: the loss is not finite.
         """
+        learned = self._learn(keep)
         began = time.monotonic()
-        number = self.progress.num_epochs
-        # Seeded by epoch, so that an epoch run again after a crash is the same epoch.
-        torch.manual_seed(hash((self._config.seed, number, self._team.rank)) % 2**31)
-        self._parallel.train()
-        loss = 0.0
-        for index, step in enumerate(self._plan.steps(self._train.movies.lengths, number, self._team.rank)):
-            loss += self._step(step, number * self._steps_per_epoch + index) * step.num_rows
-        learned = time.monotonic()
         logits = self._validate()
+        num_rows = len(self._train.labels)
         epoch = Epoch(
-            epoch=number + 1,
-            loss=loss / len(self._train.labels),
-            rows_per_second=len(self._train.labels) / (learned - began),
-            seconds=time.monotonic() - began,
+            epoch=self.progress.num_epochs + 1,
+            loss=learned.loss / num_rows,
+            rows_per_second=num_rows / learned.seconds,
+            seconds=learned.seconds + time.monotonic() - began,
             **_validation_figures(logits, self._val.labels),
         )
         self.progress = Progress(history=(*self.progress.history, epoch))
@@ -147,8 +152,31 @@ class Fit:
             self.journal.write_epoch(epoch)
         return logits
 
+    def _learn(self, keep: Callable[[], None]) -> Begun:
+        """The steps of an epoch that are left; returns the account of all."""
+        number, before, began = self.progress.num_epochs, self.progress.begun, time.monotonic()
+        self._parallel.train()
+        steps = self._plan.steps(self._train.movies.lengths, number, self._team.rank, self._team.size)
+        for index, step in enumerate(steps):
+            done = self.progress.begun
+            if index < done.steps:
+                continue
+            loss = done.loss + self._step(step, number * self._steps_per_epoch + index) * step.num_rows
+            begun = Begun(steps=index + 1, loss=loss, seconds=before.seconds + time.monotonic() - began)
+            self.progress = self.progress.model_copy(update={"begun": begun})
+            if self._is_kept(begun.steps):
+                keep()
+        return self.progress.begun
+
+    def _is_kept(self, num_steps: int) -> bool:
+        """Whether a crash after so many steps of an epoch should not cost them."""
+        every = self._config.checkpoint_every
+        return every is not None and num_steps % every == 0 and num_steps < self._steps_per_epoch
+
     def _step(self, step: Step, number: int) -> float:
         """One optimizer step; returns the mean loss over the rows of all workers."""
+        # Seeded by step, so that one that is taken again after a crash is the same step.
+        torch.manual_seed(hash((self._config.seed, number, self._team.rank)) % 2**31)
         total = torch.zeros((), device=self._team.device)
         for index, rows in enumerate(step.batches):
             with self._synchronised(last=index == len(step.batches) - 1):

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmgenre import checkpoint, features
 from mmgenre.checkpoint import Alone, Card
@@ -28,6 +29,8 @@ from mmgenre.splits import Rows, Split, encode, read_split
 from mmgenre.tables import Table
 from mmgenre.thresholds import calibrate, probabilities
 
+Workers = Annotated[int, Field(ge=1)]
+
 
 class TrainConfig(FitConfig):
     """Train one model on a MOVIES table."""
@@ -41,10 +44,30 @@ class TrainConfig(FitConfig):
         description="folder for what frozen layers make of each movie, shared by trainings; null: one that is deleted "
         "in the end; none: computed again in each epoch",
     )
-    workers: int = Field(1, ge=1, description="processes that share each step (DDP)")
+    workers: Workers | tuple[Workers, Workers] = Field(
+        1,
+        description="processes that share each step (DDP); [fewest, most]: as many of them as there is room for, now "
+        "and when nodes come and go",
+    )
     cpus_per_worker: int | None = Field(None, ge=1, description="null: an equal share of the cluster's")
     accelerator: Accelerator = Field("auto", description="auto: GPUs where a node has one now; gpu: wait for them")
     max_failures: int = Field(3, ge=0, description="times the workers are started again after a crash")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.fewest_workers > self.most_workers:
+            raise ValueError(f"workers=[{self.fewest_workers}, {self.most_workers}]: the fewest come first")
+        return self
+
+    @property
+    def fewest_workers(self) -> int:
+        """Without which it waits."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """Whose batches make up a step."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 @dataclass(frozen=True)

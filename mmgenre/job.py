@@ -25,6 +25,9 @@ def run(config_type: type[Any], work: Callable[[Any], Any], *others: Kind) -> No
         result = kinds[type(config)](config)
     except InputError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        # What a disk, a bucket or a network refuses: nothing that a traceback would tell more of.
+        sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from what is finished", file=sys.stderr)  # noqa: T201
         sys.exit(130)

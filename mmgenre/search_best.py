@@ -23,7 +23,7 @@ def best_model(search: Search, record: TrialRecord, *, refit: bool) -> tuple[Fit
     torch.set_num_threads(cluster.assigned_cpus())
     if isinstance(subject.config.model, FittedAtOnce):
         fitted = _fitted_at_once(subject)
-    elif subject.config.workers > 1:
+    elif subject.config.most_workers > 1:
         fitted = _fitted_together(subject, search.folder(record.name, TOGETHER))
     else:
         fitted = _fitted_until(subject, search.folder(record.name, epoch_folder(best.epoch)))
@@ -61,7 +61,7 @@ def _refitted(subject: Subject, num_epochs: int) -> GenreModel:
         return _fitted_at_once(subject, learned).model
     config = fit_config(subject.config)
     # One process takes the steps of all workers.
-    config = config.model_copy(update={"batch_size": config.batch_size * subject.config.workers})
+    config = config.model_copy(update={"batch_size": config.batch_size * subject.config.most_workers})
     fit = Fit(config, subject.model, subject.splits(learned), Team(own_device()))
     for _ in range(num_epochs):
         fit.run_epoch()

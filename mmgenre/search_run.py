@@ -74,7 +74,7 @@ class Work:
 
 def run_trials(config: TuneConfig, search: Search, work: Work) -> None:
     """Ray Tune's part: until each trial has said its last word, or the time is up."""
-    num_workers = search.training({}).workers
+    num_workers = search.training({}).most_workers
     # Workers that share a training have their own places; its trial's process only waits for them, in a little memory.
     resources = resources_of(config) if num_workers == 1 else {"memory": _MEMORY_OF_WAITING}
     places = _places(config, num_workers)

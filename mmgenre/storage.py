@@ -1,12 +1,13 @@
 """Files by path or URI: local, S3, GCS and HDFS through pyarrow, every other scheme through fsspec."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +16,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from mmgenre.errors import InputError
+
+_OBJECT_STORES = ("s3", "gs")
 
 
 def resolve(location: str) -> tuple[fs.FileSystem, str]:
@@ -25,10 +28,19 @@ def resolve(location: str) -> tuple[fs.FileSystem, str]:
     """
     if "://" not in location:
         return fs.LocalFileSystem(), str(Path(location).expanduser().absolute())
+    scheme, _, path = location.partition("://")
+    if scheme in _OBJECT_STORES:
+        return _object_store(scheme, path.partition("/")[0]), path
     try:
         return fs.FileSystem.from_uri(location)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return _resolve_by_fsspec(location)
+
+
+@functools.lru_cache(maxsize=16)
+def _object_store(scheme: str, bucket: str) -> fs.FileSystem:
+    """Kept, because a client looks for credentials, for the bucket's region, and opens connections of its own."""
+    return fs.FileSystem.from_uri(f"{scheme}://{bucket}")[0]
 
 
 def _resolve_by_fsspec(location: str) -> tuple[fs.FileSystem, str]:
@@ -57,6 +69,11 @@ def kind(location: str) -> fs.FileType:
     return filesystem.get_file_info(path).type
 
 
+def exists(location: str) -> bool:
+    """Whether a file or a directory is there."""
+    return kind(location) != fs.FileType.NotFound
+
+
 def require_file(location: str, what: str) -> None:
     """Raise InputError unless a file is there; `what` says what was expected."""
     found = kind(location)
@@ -77,6 +94,13 @@ def names_in(directory: str) -> list[str]:
         raise InputError(f"{directory}: is a file; expected a folder")
     infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return sorted(info.base_name for info in infos)
+
+
+def files_below(directory: str) -> list[str]:
+    """Paths of all files in a directory and its folders, relative to it, sorted; empty when there is none."""
+    filesystem, path = resolve(directory)
+    infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
+    return sorted(info.path.removeprefix(path).lstrip("/") for info in infos if info.type == fs.FileType.File)
 
 
 def sizes_in(directory: str) -> dict[str, int]:
@@ -152,14 +176,17 @@ def upload(directory: Path, location: str) -> None:
 
 
 @contextlib.contextmanager
-def local_copy(location: str) -> Iterator[Path]:
-    """The directory itself if it is local, else a copy of it that goes away afterwards."""
+def local_copy(location: str, names: Iterable[str] | None = None) -> Iterator[Path]:
+    """The directory itself if it is local, else a copy of it, or of these files in it, that goes away afterwards."""
     filesystem, path = resolve(location)
     if isinstance(filesystem, fs.LocalFileSystem):
         yield Path(path)
         return
     with tempfile.TemporaryDirectory() as copy:
-        fs.copy_files(path, copy, filesystem, fs.LocalFileSystem())
+        present = files_below(location)
+        for name in present if names is None else {*names}.intersection(present):
+            Path(copy, name).parent.mkdir(parents=True, exist_ok=True)
+            fs.copy_files(f"{path}/{name}", f"{copy}/{name}", filesystem, fs.LocalFileSystem())
         yield Path(copy)
 
 

@@ -135,6 +135,7 @@ def _reads(card: Card, without: str | None) -> list[str]:
 def _recipe(config: TagConfig, card: Card, source: TagInput) -> Recipe:
     model = {
         "weights": card.weights_sha256,
+        "assets": card.assets,
         "thresholds": None if card.thresholds is None else card.thresholds.model_dump(mode="json"),
         "temperature": card.temperature,
         "alone": {status: one.model_dump(mode="json") for status, one in card.alone.items()},

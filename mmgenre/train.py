@@ -43,7 +43,18 @@ _FEATURES = "features"
 _TENSORBOARD = "tensorboard"
 _HISTORY = "history.json"
 # Of the settings, those that do not change what is made.
-_FREE = ("dataset", "output", "overwrite", "features", "max_failures", "accelerator", "cpus_per_worker")
+_FREE = (
+    "dataset",
+    "output",
+    "overwrite",
+    "features",
+    "max_failures",
+    "accelerator",
+    "cpus_per_worker",
+    "checkpoint_every",
+)
+# Workers that come are let in at the next of these moments: it costs what was done since the last checkpoint.
+_RESIZED_EVERY_S = 60.0
 _OWNED = (CARD, WEIGHTS, ASSETS, _INITIAL, _EPOCHS, _FEATURES, _TENSORBOARD, _HISTORY)
 
 
@@ -113,7 +124,14 @@ def _fit_by_gradient(
     plan = features.Plan(config.features or output.path(_FEATURES), config.accelerator, config.precision, config.seed)
     encoded = splits(config, model, table, lambda part: features.compute(part, table, initial, plan))
     with printed_lines() as lines:
-        task = Task(fit_config(config), absolute(initial), ray.put(encoded), absolute(output.path(_TENSORBOARD)), lines)
+        task = Task(
+            config=fit_config(config),
+            initial=absolute(initial),
+            splits=ray.put(encoded),
+            full_size=config.most_workers,
+            tensorboard=absolute(output.path(_TENSORBOARD)),
+            lines=lines,
+        )
         best, progress = _run_workers(config, task, callbacks)
     with best.as_directory() as folder:
         checkpoint.load_weights(model, Path(folder))
@@ -125,7 +143,7 @@ def _run_workers(
     config: TrainConfig, task: Task, callbacks: Sequence[UserCallback]
 ) -> tuple[ray.train.Checkpoint, Progress]:
     """Ray Train's part; returns the best epoch's checkpoint, and what all epochs brought."""
-    cpus = config.cpus_per_worker or cluster.cpus_per_worker(config.workers)
+    cpus = config.cpus_per_worker or cluster.cpus_per_worker(config.fewest_workers, config.most_workers)
     use_gpu = cluster.use_gpu(config.accelerator)
     filesystem, path = storage.resolve(config.output)
     trainer = TorchTrainer(
@@ -133,6 +151,7 @@ def _run_workers(
         train_loop_config={"task": task},
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
+            elastic_resize_monitor_interval_s=_RESIZED_EVERY_S,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": cpus} | ({"GPU": 1} if use_gpu else {}),
         ),
@@ -150,7 +169,8 @@ def _run_workers(
         result = trainer.fit()
     if isinstance(result.return_value, InputError):
         raise result.return_value
-    epochs = sorted(result.best_checkpoints, key=lambda kept: (-kept[1][config.score], kept[1]["epoch"]))
+    whole = [kept for kept in result.best_checkpoints if config.score in kept[1]]
+    epochs = sorted(whole, key=lambda kept: (-kept[1][config.score], kept[1]["epoch"]))
     return epochs[0][0], result.return_value
 
 

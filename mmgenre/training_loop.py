@@ -1,6 +1,7 @@
 """What every worker of Ray Train runs: a fit shared by all of them, and a checkpoint after each epoch."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +27,7 @@ class Task:
         config: how to fit.
         initial: checkpoint folder with the untrained model.
         splits: reference to {"train": Split, "val": Split} in the object store.
+        full_size: workers when all have come.
         tensorboard: folder for TensorBoard's event files.
         lines: takes what the person at the terminal should read.
     """
@@ -33,6 +35,7 @@ class Task:
     config: FitConfig
     initial: str
     splits: Any
+    full_size: int
     tensorboard: str
     lines: Queue
 
@@ -45,7 +48,8 @@ def training_loop(arguments: dict[str, Task]) -> Progress | InputError:
     try:
         fit = _begun(arguments["task"])
         while fit.wants_another_epoch():
-            _report(fit, fit.run_epoch())
+            logits = fit.run_epoch(keep=partial(_report, fit))
+            _report(fit, logits)
     except InputError as mistake:
         return mistake
     return fit.progress
@@ -53,7 +57,7 @@ def training_loop(arguments: dict[str, Task]) -> Progress | InputError:
 
 def _begun(task: Task) -> Fit:
     context = ray.train.get_context()
-    team = Team(ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size())
+    team = Team(ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size(), task.full_size)
     torch.set_num_threads(cluster.assigned_cpus())
     fit = Fit(task.config, checkpoint.load(task.initial)[1], ray.get(task.splits), team)
     found = ray.train.get_checkpoint()
@@ -65,8 +69,9 @@ def _begun(task: Task) -> Fit:
     return fit
 
 
-def _report(fit: Fit, logits: np.ndarray) -> None:
-    metrics = fit.progress.history[-1].model_dump()
+def _report(fit: Fit, logits: np.ndarray | None = None) -> None:
+    """Hand Ray Train a checkpoint: after an epoch, with its figures, or within one, without any."""
+    metrics = {} if logits is None else fit.progress.history[-1].model_dump()
     if ray.train.get_context().get_world_rank() > 0:
         ray.train.report(metrics)
         return

@@ -33,10 +33,19 @@ class Epoch(Config):
     seconds: float
 
 
+class Begun(Config):
+    """What is done of an epoch that is not finished."""
+
+    steps: int = Field(0, ge=0, description="optimizer steps")
+    loss: float = Field(0.0, description="sum over their rows")
+    seconds: float = 0.0
+
+
 class Progress(Config):
     """How far a training has come."""
 
     history: tuple[Epoch, ...] = ()
+    begun: Begun = Begun()
 
     @property
     def num_epochs(self) -> int:

@@ -45,8 +45,9 @@ class Told(UserCallback):
         self._epochs = epochs
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Called once for the epoch of all workers."""
-        self._epochs.put(metrics[0])
+        """Called once for what all workers report: an epoch, or that they are within one."""
+        if metrics[0]:
+            self._epochs.put(metrics[0])
 
 
 class Together:
@@ -139,7 +140,7 @@ class Trial(tune.Trainable):
             self._subject = self._subject or Subject(self._search.training(self._point))
             if isinstance(self._subject.config.model, FittedAtOnce):
                 self._learn_at_once(self._subject)
-            elif self._subject.config.workers > 1:
+            elif self._subject.config.most_workers > 1:
                 self._learn_together(self._subject)
             else:
                 self._learn_an_epoch(self._subject)

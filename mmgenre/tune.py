@@ -92,7 +92,7 @@ def _conclude(config: TuneConfig, search: Search, output: Output) -> Manifest:
         errors = "; ".join(sorted({record.error for record in records if record.error}))
         raise InputError(f"{config.output}: no trial brought a model: {errors or 'max_seconds is too short'}")
     best = max(scored, key=lambda record: record.rank(config.objective))
-    if search.training(best.point).workers > 1:
+    if search.training(best.point).most_workers > 1:
         # Where the best trial was stopped, it goes on to its end.
         train(search.training(best.point).model_copy(update={"output": search.folder(best.name, TOGETHER)}))
     fitted, card = ray.get(_task(config).remote(search, best, refit=config.refit))

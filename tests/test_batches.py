@@ -12,9 +12,10 @@ def plan(batch_size=16, accumulate=1, num_workers=1, seed=0):
     return Plan(batch_size, accumulate, num_workers, seed)
 
 
-def steps(made, lengths=LENGTHS, epoch=0):
-    """For each step the steps of every worker."""
-    return list(zip(*(made.steps(lengths, epoch, rank) for rank in range(made.num_workers)), strict=True))
+def steps(made, lengths=LENGTHS, epoch=0, present=None):
+    """For each step the steps of every worker that is present."""
+    present = present or made.num_workers
+    return list(zip(*(made.steps(lengths, epoch, rank, present) for rank in range(present)), strict=True))
 
 
 def rows(workers):
@@ -60,6 +61,24 @@ def test_several_workers_see_the_batches_of_one_with_larger_ones(num_workers, ba
     one = plan(batch_size=16, num_workers=1, accumulate=2)
 
     assert [rows(workers) for workers in steps(many)] == [rows(workers) for workers in steps(one)]
+
+
+@pytest.mark.parametrize("present", [1, 2, 3])
+@pytest.mark.parametrize("num_rows", [1, 17, 801])
+def test_fewer_workers_than_planned_take_the_same_steps_in_more_micro_batches(present, num_rows):
+    made, lengths = plan(num_workers=4, accumulate=2), LENGTHS[:num_rows]
+
+    few, all_there = steps(made, lengths, present=present), steps(made, lengths)
+
+    assert [rows_of(workers) for workers in few] == [rows_of(workers) for workers in all_there]
+    assert [workers[0].num_rows for workers in few] == [workers[0].num_rows for workers in all_there]
+    for workers in few:
+        assert len({len(step.batches) for step in workers}) == 1
+        assert max(len(batch) for step in workers for batch in step.batches) <= made.batch_size
+
+
+def rows_of(workers):
+    return sorted(np.concatenate([batch for step in workers for batch in step.batches]).tolist())
 
 
 def test_the_last_accumulation_is_kept_when_it_is_not_full():

@@ -1,7 +1,10 @@
 """A checkpoint is what was trained, or it says that it is not; nothing in it is unpickled."""
 
+import hashlib
 import json
+import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,7 +96,8 @@ def test_the_card_says_all_that_was_known(saved):
     found, _ = checkpoint.load(str(folder))
 
     assert found == checkpoint.read_card(str(folder))
-    assert found == card.model_copy(update={"weights_sha256": found.weights_sha256})
+    assert found == card.model_copy(update={"weights_sha256": found.weights_sha256, "assets": found.assets})
+    assert {*found.assets} == {path.name for path in (folder / "assets").iterdir()}
     assert (found.format, found.version, found.genres) == (FORMAT, mmgenre.__version__, GENRES)
     assert len(found.weights_sha256) == 64
 
@@ -144,12 +148,15 @@ def test_a_card_that_is_none_is_refused(damaged, content):
     assert f"{CARD}: not the card of a checkpoint; train again" in complaint(damaged)
 
 
-def test_a_newer_format_is_refused(damaged):
-    rewrite(damaged, format=FORMAT + 1, genres=["Western"], something="new")
+@pytest.mark.parametrize(
+    ("number", "way_out"),
+    [(FORMAT + 1, "install a newer mmgenre"), (FORMAT - 1, "train again")],
+    ids=["newer", "older"],
+)
+def test_another_format_is_refused(damaged, number, way_out):
+    rewrite(damaged, format=number, genres=["Western"], something="new")
 
-    assert complaint(damaged) == (
-        f"{damaged}: format {FORMAT + 1}, this mmgenre reads up to {FORMAT}; install a newer mmgenre"
-    )
+    assert complaint(damaged) == f"{damaged}: format {number}, this mmgenre reads format {FORMAT}; {way_out}"
 
 
 @pytest.mark.parametrize("genres", [[*GENRES, "Western"], GENRES[:8], GENRES[::-1]])
@@ -197,14 +204,62 @@ def weights(folder):
 def test_missing_assets_are_a_damage(damaged):
     shutil.rmtree(damaged / "assets")
 
+    assert "missing or not the file the card describes" in complaint(damaged)
+
+
+def test_other_assets_than_the_cards_are_refused(damaged):
+    asset = sorted((damaged / "assets").iterdir())[0]
+    asset.write_bytes(flip_a_bit(asset.read_bytes()))
+
+    assert f"assets/{asset.name}: missing or not the file the card describes; train again" in complaint(damaged)
+
+
+class Bomb:
+    def __init__(self, crater):
+        self.crater = crater
+
+    def __reduce__(self):
+        return (Path.touch, (self.crater,))
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "pytorch_model.bin", "assets/tokenizer.pkl"])
+def test_a_pickle_is_refused_before_anything_is_read(damaged, tmp_path, name):
+    (damaged / name).write_bytes(pickle.dumps(Bomb(tmp_path / "crater")))
+
+    assert f"{name}: only JSON and safetensors are read here; take it away" in complaint(damaged)
+    assert not (tmp_path / "crater").exists()
+
+
+def test_a_pickle_in_the_place_of_the_weights_is_not_read(damaged, tmp_path):
+    (damaged / WEIGHTS).write_bytes(pickle.dumps(Bomb(tmp_path / "crater")))
+    rewrite(damaged, weights_sha256=hashlib.sha256(weights(damaged)).hexdigest())
+
     assert "damaged (" in complaint(damaged)
+    assert not (tmp_path / "crater").exists()
+
+
+def test_a_file_that_the_card_does_not_describe_is_refused(damaged):
+    (damaged / "assets/added_tokens.json").write_text("{}")
+
+    assert "assets/added_tokens.json: a file that the card does not describe; take it away" in complaint(damaged)
+
+
+@pytest.mark.parametrize("name", ["../outside.json", "/etc/hostname", "a/../../outside.json", "..\\outside.json", ""])
+def test_a_path_that_leads_out_of_the_folder_is_refused(damaged, name):
+    assets = checkpoint.read_card(str(damaged)).assets
+    rewrite(damaged, assets=assets | {name: "0" * 64})
+
+    assert "damaged fields: assets" in complaint(damaged)
 
 
 @pytest.mark.parametrize("content", ["", "{"])
-def test_each_spoiled_asset_is_a_damage(damaged, content):
+def test_each_spoiled_asset_is_a_damage_even_where_the_card_describes_it(damaged, content):
+    described = checkpoint.read_card(str(damaged)).assets
     for asset in sorted((damaged / "assets").iterdir()):
         whole = asset.read_text()
         asset.write_text(content)
+        rewrite(damaged, assets=described | {asset.name: hashlib.sha256(content.encode()).hexdigest()})
         assert "damaged (" in complaint(damaged), asset.name
         asset.write_text(whole)
+    rewrite(damaged, assets=described)
     checkpoint.load(str(damaged))

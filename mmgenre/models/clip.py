@@ -51,7 +51,7 @@ class ClipConfig(BackboneConfig, PosterConfig):
         """The model's structure from a checkpoint's assets; its weights are loaded afterwards."""
         from transformers import AutoConfig, AutoModel  # noqa: PLC0415 - slow to import
 
-        backbone = AutoModel.from_config(AutoConfig.from_pretrained(assets))
+        backbone = AutoModel.from_config(AutoConfig.from_pretrained(assets, trust_remote_code=False))
         return Clip(self, backbone, Normalisation(**json.loads((assets / _NORMALISATION).read_text())))
 
 
@@ -113,8 +113,11 @@ def _pretrained(source: str) -> tuple[Any, Normalisation]:
 
     with fetching("model.pretrained", source):
         # A whole CLIP has a text encoder, too, which is left where it is.
-        is_clip = AutoConfig.from_pretrained(source).model_type in ("clip", "clip_vision_model")
+        is_clip = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type in (
+            "clip",
+            "clip_vision_model",
+        )
         kind = CLIPVisionModel if is_clip else AutoModel
-        backbone = kind.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
-        processor = AutoImageProcessor.from_pretrained(source)
+        backbone = kind.from_pretrained(source, use_safetensors=True, trust_remote_code=False, dtype=torch.float32)
+        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     return backbone, Normalisation(tuple(processor.image_mean), tuple(processor.image_std))

@@ -47,7 +47,7 @@ class EfficientNetConfig(ConvolutionalConfig):
         from torchvision.models import get_model_weights  # noqa: PLC0415 - slow to import
 
         return get_model_weights(f"efficientnet_{self.variant}").IMAGENET1K_V1.get_state_dict(
-            progress=False, check_hash=True
+            progress=False, check_hash=True, weights_only=True
         )
 
 

@@ -115,7 +115,7 @@ def load_tokenizer(source: str, field: str = "model.tokenizer") -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: PLC0415 - slow to import
 
     with fetching(field, source):
-        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(f"{field}: {source}: has no fast tokenizer (tokenizer.json); choose one that has")
     return tokenizer

@@ -55,7 +55,7 @@ class TransformerConfig(BackboneConfig, ReadsText, TrainedByGradient):
         """The model's structure from a checkpoint's assets; its weights are loaded afterwards."""
         from transformers import AutoConfig, AutoModel  # noqa: PLC0415 - slow to import
 
-        backbone = AutoModel.from_config(AutoConfig.from_pretrained(assets))
+        backbone = AutoModel.from_config(AutoConfig.from_pretrained(assets, trust_remote_code=False))
         return Transformer(self, backbone, load_tokenizer(str(assets)))
 
 
@@ -140,7 +140,7 @@ def _pretrained(source: str) -> Any:
     from transformers import AutoModel  # noqa: PLC0415 - slow to import
 
     with fetching("model.pretrained", source):
-        return AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
+        return AutoModel.from_pretrained(source, use_safetensors=True, trust_remote_code=False, dtype=torch.float32)
 
 
 def _freeze(backbone: nn.Module, num_layers: int) -> None:

@@ -53,7 +53,7 @@ class VggConfig(ConvolutionalConfig):
         """Torchvision's weights."""
         from torchvision.models import VGG16_Weights  # noqa: PLC0415 - slow to import
 
-        return VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+        return VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True, weights_only=True)
 
 
 class Vgg(ConvolutionalModel):
