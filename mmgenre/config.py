@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import sys
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -50,7 +51,9 @@ class Config(BaseModel):
 
 
 def parse_args(config_types: Sequence[type[Config]], arguments: Sequence[str] | None = None) -> Config:
-    """Read `CONFIG.yaml [dotted.key=value ...]` from the command line.
+    """Read `CONFIG.yaml [dotted.key=value ...] [-- COMMAND ...]` from the command line.
+
+    What stands after `--` is the field `command`.
 
     Args:
         config_types: of which the one is taken that has most of the fields that are given; of equals the first.
@@ -61,8 +64,12 @@ def parse_args(config_types: Sequence[type[Config]], arguments: Sequence[str] | 
     )
     parser.add_argument("config", help="a YAML file, such as configs/<job>/default.yaml")
     parser.add_argument("overrides", nargs="*", metavar="dotted.key=value", help="replaces one field of the file")
-    parsed = parser.parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    end = words.index("--") if "--" in words else len(words)
+    parsed = parser.parse_args(words[:end])
     given = read_values(Path(parsed.config), parsed.overrides)
+    if words[end + 1 :]:
+        given["command"] = words[end + 1 :]
     fitting = max(config_types, key=lambda one: len(set(given) & set(one.model_fields)))
     return fitting.parse(given, where=parsed.config)
 

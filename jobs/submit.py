@@ -1,0 +1,11 @@
+"""Run a job on a Ray cluster: packed, submitted once, followed to its end.
+
+python jobs/submit.py configs/submit/default.yaml -- \\
+    python jobs/train.py configs/train/default.yaml dataset=URI output=URI
+"""
+
+from mmgenre.job import run
+from mmgenre.submit import SubmitConfig, submit
+
+if __name__ == "__main__":
+    run(SubmitConfig, submit)

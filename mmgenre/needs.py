@@ -1,0 +1,140 @@
+"""What a run of a config asks of a cluster and of the world, read off the config."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from mmgenre.bulk import BulkConfig
+from mmgenre.catalog import CatalogConfig
+from mmgenre.compare import CompareConfig
+from mmgenre.config import Config
+from mmgenre.dataset import DatasetConfig
+from mmgenre.enrich import EnrichConfig
+from mmgenre.errors import InputError
+from mmgenre.evaluate import EvaluateConfig
+from mmgenre.fitting import TrainConfig
+from mmgenre.pipeline import PipelineConfig
+from mmgenre.posters import PostersConfig
+from mmgenre.providers import OmdbConfig, TmdbConfig
+from mmgenre.search_config import TuneConfig
+from mmgenre.stages import StagesConfig
+from mmgenre.tag import TagConfig
+
+# What can be asked for.
+RUNS: tuple[type[Config], ...] = (
+    PipelineConfig,
+    CatalogConfig,
+    EnrichConfig,
+    PostersConfig,
+    DatasetConfig,
+    TrainConfig,
+    TuneConfig,
+    TagConfig,
+    BulkConfig,
+    EvaluateConfig,
+    CompareConfig,
+)
+_OUTPUTS = ("output", "export_dir", "features")
+_INPUTS = ("input", "path", "data", "dataset", "catalog", "enriched", "posters", "movies", "checkpoint", "predictions")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run asks for.
+
+    Args:
+        outputs: folders that it writes to.
+        inputs: files and folders that it reads, and does not make itself.
+        cpus: that it waits for.
+        gpus: that it waits for.
+        hosts: names and ports that it fetches from.
+        keys: for each provider what it says of a missing one; None where it has it.
+    """
+
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    cpus: float
+    gpus: float
+    hosts: tuple[tuple[str, int], ...]
+    keys: dict[str, str | None]
+
+
+def needs_of(config: Config) -> Needs:
+    """All that a run of a config needs."""
+    parts = [*_parts(config)]
+    outputs = _topmost({location for part in parts for location in _locations(part, _OUTPUTS)})
+    inputs = {location for part in parts for location in _locations(part, _INPUTS)}
+    processors = [_processors(part) for part in parts]
+    asked = [part for part in parts if isinstance(part, TmdbConfig | OmdbConfig)]
+    services = [] if _plays_in_sandbox(config) else asked
+    return Needs(
+        outputs=tuple(sorted(outputs)),
+        inputs=tuple(sorted(one for one in inputs if not any(_is_below(one, output) for output in outputs))),
+        cpus=max(cpus for cpus, _ in processors),
+        gpus=max(gpus for _, gpus in processors),
+        hosts=tuple(sorted({host for service in services for host in _hosts(service)})),
+        keys={service.kind: _refusal(service) for service in services},
+    )
+
+
+def _parts(config: Config) -> Iterator[Config]:
+    """A config and all that are in it."""
+    yield config
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        for one in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(one, Config):
+                yield from _parts(one)
+
+
+def _locations(part: Config, names: tuple[str, ...]) -> Iterator[str]:
+    for name in names:
+        value = getattr(part, name, None)
+        for one in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(one, str) and one != "none":
+                yield one
+
+
+def _topmost(folders: set[str]) -> set[str]:
+    """Without those that are in others."""
+    return {one for one in folders if not any(one != other and _is_below(one, other) for other in folders)}
+
+
+def _is_below(location: str, folder: str) -> bool:
+    return f"{location}/".startswith(f"{folder.rstrip('/')}/")
+
+
+def _plays_in_sandbox(config: Config) -> bool:
+    return isinstance(config, StagesConfig) and config.sandbox is not None
+
+
+def _processors(part: Config) -> tuple[float, float]:
+    """CPUs and GPUs without which a stage does not begin, or has fewer processes than it is told to have."""
+    match part:
+        case TrainConfig():
+            on_gpus = part.accelerator == "gpu"
+            return part.fewest_workers * (part.cpus_per_worker or 1), part.fewest_workers * on_gpus
+        case TuneConfig():
+            return part.cpus_per_trial, part.gpus_per_trial or 0
+        case TagConfig():
+            actors = part.actors or 1
+            return actors * part.cpus_per_actor, actors * (part.accelerator == "gpu")
+        case EnrichConfig() | PostersConfig():
+            return part.actors or 1, 0
+    return 0, 0
+
+
+def _hosts(service: TmdbConfig | OmdbConfig) -> Iterator[tuple[str, int]]:
+    for url in (service.base_url, getattr(service, "image_url", None)):
+        if url is not None:
+            parts = urlsplit(url)
+            yield parts.hostname or url, parts.port or (80 if parts.scheme == "http" else 443)
+
+
+def _refusal(service: TmdbConfig | OmdbConfig) -> str | None:
+    try:
+        service.build(os.environ)
+    except InputError as error:
+        return str(error)
+    return None
