@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import ray
 import ray.data
+from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mmgenre.errors import InputError
 
@@ -24,6 +26,9 @@ def connect() -> None:
         # The driver's own C++ core complains of an actor that Ray Data itself makes.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         options |= {"address": "local", "include_dashboard": False}
+        # Else Ray listens at every address of this machine. Of itself it does this on macOS and Windows only; it has
+        # no option for it, and takes `_node_ip_address="127.0.0.1"` for the machine's own address.
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     ray.init(**options)
     _configure_data()
 
@@ -64,6 +69,12 @@ def cpus_per_worker(fewest: int, most: int) -> int:
     if _is_local() and fewest > sum(nodes):
         raise InputError(f"workers={fewest}: this machine offers {int(sum(nodes))} CPUs; ask for at most that many")
     return max(1, int(min(sum(nodes) // most, max(nodes))))
+
+
+def queue() -> Queue:
+    """A queue that other processes put into; it dies with this node, and with no other one."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
 def assigned_cpus() -> int:

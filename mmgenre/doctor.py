@@ -2,8 +2,9 @@
 
 import contextlib
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import ray
@@ -21,14 +22,16 @@ _ANSWER_S, _DASHBOARD_S = 120, 10
 # Ray takes no more work where a disk is fuller than this.
 _FULLEST = 0.95
 
+Node = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Finding:
     """One line of the account."""
 
-    is_good: bool
     what: str
     detail: str
+    is_good: bool = True
 
     def __str__(self) -> str:
         """Its line."""
@@ -42,81 +45,94 @@ def examine(config: Config) -> str:
         InputError: something would fail.
     """
     cluster.connect()
-    findings = []
-    for finding in _findings(needs_of(config)):
-        print(finding, flush=True)  # noqa: T201 - the account, while it is made
-        findings.append(finding)
+    needs = needs_of(config)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    with _marked(needs.outputs) as (mark, unwritable):
+        outputs = tuple(storage.absolute(folder) for folder in needs.outputs if folder not in unwritable)
+        answers = _answers(nodes, Probe(mark, outputs, needs.inputs, needs.hosts))
+    findings = [*_findings(needs, nodes, answers, unwritable)]
+    print(*findings, sep="\n", flush=True)  # noqa: T201 - the account
     failed = sum(not finding.is_good for finding in findings)
     if failed:
         raise InputError(f"{failed} of {len(findings)} checks failed; what is wrong stands behind FAIL")
     return f"{len(findings)} checks, all good"
 
 
-def _findings(needs: Needs) -> Iterator[Finding]:
-    with _marks_in(needs.outputs) as (marks, errors):
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        yield Finding(True, "nodes", f"{len(nodes)}, {_total(nodes, 'CPU')} CPUs and {_total(nodes, 'GPU')} GPUs now")
-        seen = {}
-        for name, answer in _answers(nodes, Probe(marks, needs.inputs, needs.hosts, needs.gpus > 0)).items():
-            if isinstance(answer, Seen):
-                seen[name] = answer
-            else:
-                yield Finding(False, name, f"{answer}; is the project installed there?")
-        yield _versions(seen)
-        yield _processors(needs)
-        for folder in needs.outputs:
-            yield _storage(
-                folder, errors.get(folder) or _from_nodes({node: _at(one, folder) for node, one in seen.items()})
-            )
+def _findings(
+    needs: Needs, nodes: Sequence[Node], answers: dict[str, Seen | str], unwritable: dict[str, str]
+) -> Iterator[Finding]:
+    yield Finding("nodes", f"{len(nodes)}, {_total(nodes, 'CPU'):g} CPUs and {_total(nodes, 'GPU'):g} GPUs now")
+    seen = {node: answer for node, answer in answers.items() if isinstance(answer, Seen)}
+    for node, answer in answers.items():
+        if isinstance(answer, str):
+            yield Finding(node, f"{answer}; is the project installed there?", False)
+    yield same_versions(seen)
+    yield _processors(needs)
+    for folder in needs.outputs:
+        yield same_storage(folder, seen, unwritable.get(folder))
     for location in needs.inputs:
-        error = _from_nodes({node: one.inputs.get(location) for node, one in seen.items()})
-        yield Finding(not error, location, error or "readable from every node")
+        errors = _from_nodes({node: one.inputs.get(location) for node, one in seen.items()})
+        yield _checked(location, errors, "give what is there, and where every node finds it", "there for every node")
     for provider, refusal in needs.keys.items():
-        yield Finding(refusal is None, "keys", refusal or f"{provider}'s is in the driver's environment")
-    for host, port in needs.hosts:
-        error = _from_nodes({node: one.hosts.get(host) for node, one in seen.items()})
-        yield Finding(not error, host, error or f"port {port} answers every node")
+        yield Finding("keys", refusal or f"{provider}'s is in the driver's environment", refusal is None)
+    for host in needs.hosts:
+        errors = _from_nodes({node: one.hosts.get(host) for node, one in seen.items()})
+        mend = "look at its address, and at what lies between it and the nodes"
+        yield _checked(f"{host[0]}:{host[1]}", errors, mend, "answers every node")
     yield _authentication()
-    for name, one in seen.items():
-        detail = f"{one.used:.0%} used, {one.free_bytes / 1e9:,.0f} GB free"
-        yield Finding(one.used < _FULLEST, f"disk of {name}", detail)
+    for node, one in seen.items():
+        yield from _machine(node, one)
+
+
+def _checked(what: str, error: str, mend: str, good: str) -> Finding:
+    return Finding(what, f"{error}; {mend}", False) if error else Finding(what, good)
 
 
 @contextlib.contextmanager
-def _marks_in(folders: tuple[str, ...]) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
-    """A file in each folder for as long as this lasts: what is in each file, and why a folder has none."""
-    marks, errors, name = {}, {}, f".doctor-{uuid.uuid4().hex}"
-    new = []
-    for folder in folders:
-        try:
-            if not storage.names_in(folder):
-                new.append(folder)
-            location = storage.absolute(storage.join(folder, name))
-            storage.write_bytes(location, uuid.uuid4().hex.encode())
-            marks[location] = storage.read_bytes(location).decode()
-        except (OSError, InputError) as error:
-            errors[folder] = " ".join(str(error).split())[:200]
+def _marked(folders: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """A file in each folder for as long as this lasts; yields its name, and why a folder has none.
+
+    Nothing is left of it, of what nodes wrote beside it, and of folders that were made for it.
+    """
+    mark, unwritable, made = f".doctor-{uuid.uuid4().hex}", {}, []
     try:
-        yield marks, errors
+        for folder in folders:
+            try:
+                storage.names_in(folder)
+                made += _missing(folder)
+                storage.write_bytes(storage.join(folder, mark), b"")
+            except (OSError, InputError) as error:
+                unwritable[folder] = node_probe.said(error)
+        yield mark, unwritable
     finally:
-        for folder in {*folders} - {*errors}:
-            for found in storage.names_in(folder):
-                if found.startswith(name):
-                    storage.delete(storage.join(folder, found))
-            if folder in new and storage.kind(folder) == fs.FileType.Directory:
+        for folder in {*folders} - {*unwritable}:
+            for name in storage.names_in(folder):
+                if name.startswith(mark):
+                    storage.delete(storage.join(folder, name))
+        for folder in made:
+            if storage.kind(folder) == fs.FileType.Directory and not storage.names_in(folder):
                 storage.delete(folder)
 
 
-def _answers(nodes: list[dict[str, Any]], probe: Probe) -> dict[str, Seen | str]:
+def _missing(folder: str) -> list[str]:
+    """A folder and those that it is in, as far as they are not there, the innermost first."""
+    scheme, separator, path = storage.absolute(folder).rpartition("://")
+    places = [path, *map(str, PurePosixPath(path).parents)]
+    inside = [f"{scheme}{separator}{place}" for place in places if place not in (".", "/")]
+    return [place for place in inside if not storage.exists(place)]
+
+
+def _answers(nodes: Sequence[Node], probe: Probe) -> dict[str, Seen | str]:
     """What each node sees, asked in a process of its own there; a reason where nothing came."""
-    ask = ray.remote(node_probe.look)
-    asked = {}
-    for node in nodes:
-        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        answer = ask.options(num_cpus=0, scheduling_strategy=there, max_retries=0).remote(probe)
-        asked[f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}"] = answer
+    asked = {f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}": _asked(node, probe) for node in nodes}
     ray.wait([*asked.values()], num_returns=len(asked), timeout=_ANSWER_S)
     return {name: _answered(answer) for name, answer in asked.items()}
+
+
+def _asked(node: Node, probe: Probe) -> ray.ObjectRef:
+    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    ask = ray.remote(node_probe.look).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
+    return ask.remote(replace(probe, gpus=int(_total([node], "GPU"))))
 
 
 def _answered(answer: ray.ObjectRef) -> Seen | str:
@@ -130,54 +146,72 @@ def _answered(answer: ray.ObjectRef) -> Seen | str:
 
 def _from_nodes(errors: dict[str, str | None]) -> str:
     """What is wrong, and from which nodes; nothing where nothing is."""
-    return "; ".join(f"from {name}: {error}" for name, error in errors.items() if error)
+    return "; ".join(f"from {node}: {error}" for node, error in errors.items() if error)
 
 
-def _at(one: Seen, folder: str) -> str | None:
-    return next((error for place, error in one.storage.items() if place.startswith(storage.absolute(folder))), None)
+def same_storage(folder: str, seen: dict[str, Seen], unwritable: str | None = None) -> Finding:
+    """Whether all nodes write where the driver does.
 
-
-def _storage(folder: str, error: str) -> Finding:
+    Args:
+        folder: of an output.
+        seen: what each node sees.
+        unwritable: why the driver itself cannot write there.
+    """
+    if unwritable is not None:
+        return Finding(folder, f"{unwritable}; give a folder, or a URI in a bucket that is there, to write to", False)
     mend = "every node must reach one storage: a URI such as s3://bucket/folder, or a shared filesystem"
-    return Finding(not error, folder, f"{error}; {mend}" if error else "writable, and the same from every node")
+    errors = _from_nodes({node: one.outputs.get(storage.absolute(folder)) for node, one in seen.items()})
+    return _checked(folder, errors, mend, "writable, and the same from every node")
 
 
-def _versions(seen: dict[str, Seen]) -> Finding:
+def same_versions(seen: dict[str, Seen]) -> Finding:
+    """Whether all nodes have the driver's Python and packages."""
     mine = node_probe.versions()
     others = [
-        f"{package} {one.versions[package]} on {name}, {version} here"
-        for name, one in seen.items()
+        f"{package} {one.versions[package]} on {node}, {version} here"
+        for node, one in seen.items()
         for package, version in mine.items()
         if one.versions[package] != version
     ]
-    if others:
-        return Finding(False, "versions", f"{'; '.join(others)}; install with the same constraints.txt everywhere")
-    return Finding(True, "versions", ", ".join(f"{package} {version}" for package, version in mine.items()))
+    mend = "install with the same constraints.txt everywhere"
+    return _checked("versions", "; ".join(others), mend, ", ".join(" ".join(pair) for pair in mine.items()))
 
 
 def _processors(needs: Needs) -> Finding:
     most = cluster.most_resources()
-    cpus, gpus = most.get("CPU", 0), most.get("GPU", 0)
-    account = f"waits for {needs.cpus:g} CPUs and {needs.gpus:g} GPUs, {cpus:g} and {gpus:g} are the most there can be"
-    is_enough = needs.cpus <= cpus and needs.gpus <= gpus
-    return Finding(is_enough, "processors", account if is_enough else f"{account}; ask for fewer, or add nodes")
+    account = (
+        f"waits for {needs.cpus:g} CPUs and {needs.gpus:g} GPUs, "
+        f"{most['CPU']:g} and {most['GPU']:g} are the most there can be"
+    )
+    is_enough = needs.cpus <= most["CPU"] and needs.gpus <= most["GPU"]
+    return _checked("processors", "" if is_enough else account, "ask for fewer, or add nodes", account)
 
 
-def _total(nodes: list[dict[str, Any]], resource: str) -> str:
-    return f"{sum(node['Resources'].get(resource, 0) for node in nodes):g}"
+def _total(nodes: Sequence[Node], resource: str) -> float:
+    return sum(node["Resources"].get(resource, 0) for node in nodes)
+
+
+def _machine(node: str, one: Seen) -> Iterator[Finding]:
+    """Its GPUs, where it offers any, and its disk."""
+    if one.gpus_offered:
+        account = f"torch can use {one.gpus_usable} of {one.gpus_offered}"
+        error = account if one.gpus_usable < one.gpus_offered else ""
+        yield _checked(f"GPUs of {node}", error, "look at the driver's version there, and at torch's CUDA", account)
+    account = f"{one.used:.0%} used, {one.free_bytes / 1e9:,.0f} GB free"
+    yield _checked(f"disk of {node}", account if one.used >= _FULLEST else "", "make room there", account)
 
 
 def _authentication() -> Finding:
     """Whether the dashboard runs the commands of people without a token."""
     what, address = "authentication", cluster.dashboard()
     if address is None:
-        return Finding(True, what, "no dashboard, so nobody can submit to it")
+        return Finding(what, "no dashboard, so nobody can submit to it")
     try:
         status = requests.get(f"http://{address}/api/jobs/", timeout=_DASHBOARD_S).status_code
     except requests.exceptions.RequestException as error:
-        return Finding(False, what, f"{address} does not answer ({type(error).__name__})")
-    if status in (401, 403):
-        return Finding(True, what, f"{address} wants a token")
-    return Finding(
-        False, what, f"{address} takes commands from anyone (HTTP {status}); start every node with RAY_AUTH_MODE=token"
-    )
+        found = f"{address} does not answer from here ({type(error).__name__})"
+        return Finding(what, f"{found}; run this on the head, where the dashboard is", False)
+    is_open = status not in (401, 403)
+    found = f"{address} takes commands from anyone (HTTP {status})"
+    mend = "start every node with RAY_AUTH_MODE=token"
+    return _checked(what, found if is_open else "", mend, f"{address} wants a token")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
-import ray
 import torch
 from ray.data import ActorPoolStrategy
 
@@ -101,12 +100,12 @@ def actor_pool(
     """Options of map_batches for actors with a model each: one for each GPU where there are any, else for each CPU.
 
     Args:
-        num_actors: how many; as many as there is room and work for when it is None.
+        num_actors: how many; as many as there is work, and room once the cluster has grown, for when it is None.
         accelerator: whether on GPUs.
         num_batches: work that can be shared out.
         cpus_per_actor: CPUs of each.
     """
-    resources = ray.cluster_resources()
+    resources = cluster.most_resources()
     cpus, use_gpu = int(resources.get("CPU", 0)), cluster.use_gpu(accelerator)
     places = int(resources.get("GPU", 0)) if use_gpu else cpus // cpus_per_actor
     size = max(1, min(num_actors or places, num_batches))

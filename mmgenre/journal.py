@@ -3,11 +3,14 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ray.util.queue import Queue
 from torch.utils.tensorboard import SummaryWriter
 
+from mmgenre import storage
 from mmgenre.training_state import Epoch
 
 _EVERY_S = 30
@@ -32,7 +35,10 @@ class Journal:
     """
 
     def __init__(self, tensorboard: str, lines: Queue, extent: Extent, steps_done: int):
-        self._writer = SummaryWriter(tensorboard, purge_step=steps_done)
+        self._directory = tensorboard
+        # Events are appended, which object stores cannot: there the file goes after each epoch, as it is.
+        self._beside = TemporaryDirectory() if "://" in tensorboard else None
+        self._writer = SummaryWriter(self._beside.name if self._beside else tensorboard, purge_step=steps_done)
         self._lines = lines
         self._extent = extent
         self._first, self._began = steps_done, time.monotonic()
@@ -56,6 +62,8 @@ class Journal:
         for name, value in epoch.model_dump(exclude={"epoch"}).items():
             self._writer.add_scalar(f"epoch/{name}", value, steps)
         self._writer.flush()
+        if self._beside is not None:
+            storage.upload(Path(self._beside.name), self._directory)
         self._say(
             f"epoch {epoch.epoch}/{self._extent.num_epochs}: loss {epoch.loss:.4f}, val loss {epoch.val_loss:.4f}, "
             f"val macro F1 {epoch.macro_f1:.3f}, val mAP {epoch.mean_average_precision:.3f}, "

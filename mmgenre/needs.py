@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from mmgenre import storage
 from mmgenre.bulk import BulkConfig
 from mmgenre.catalog import CatalogConfig
 from mmgenre.compare import CompareConfig
@@ -63,17 +64,17 @@ class Needs:
 def needs_of(config: Config) -> Needs:
     """All that a run of a config needs."""
     parts = [*_parts(config)]
-    outputs = _topmost({location for part in parts for location in _locations(part, _OUTPUTS)})
-    inputs = {location for part in parts for location in _locations(part, _INPUTS)}
+    outputs = {storage.absolute(location) for part in parts for location in _locations(part, _OUTPUTS)}
     processors = [_processors(part) for part in parts]
-    asked = [part for part in parts if isinstance(part, TmdbConfig | OmdbConfig)]
-    services = [] if _plays_in_sandbox(config) else asked
+    in_sandbox = isinstance(config, StagesConfig) and config.sandbox is not None
+    asked = [] if in_sandbox else parts
+    services = [part for part in asked if isinstance(part, TmdbConfig | OmdbConfig)]
     return Needs(
-        outputs=tuple(sorted(outputs)),
-        inputs=tuple(sorted(one for one in inputs if not any(_is_below(one, output) for output in outputs))),
+        outputs=tuple(sorted(one for one in outputs if not _is_in(one, outputs - {one}))),
+        inputs=tuple(sorted(_inputs(parts))),
         cpus=max(cpus for cpus, _ in processors),
         gpus=max(gpus for _, gpus in processors),
-        hosts=tuple(sorted({host for service in services for host in _hosts(service)})),
+        hosts=tuple(sorted({_host(url) for part in asked for url in _urls(part)})),
         keys={service.kind: _refusal(service) for service in services},
     )
 
@@ -96,17 +97,19 @@ def _locations(part: Config, names: tuple[str, ...]) -> Iterator[str]:
                 yield one
 
 
-def _topmost(folders: set[str]) -> set[str]:
-    """Without those that are in others."""
-    return {one for one in folders if not any(one != other and _is_below(one, other) for other in folders)}
+def _inputs(parts: list[Config]) -> set[str]:
+    """What stages read that no other stage makes."""
+    made = [(part, storage.absolute(location)) for part in parts for location in _locations(part, _OUTPUTS)]
+    return {
+        storage.absolute(location)
+        for part in parts
+        for location in _locations(part, _INPUTS)
+        if not _is_in(storage.absolute(location), {output for maker, output in made if maker is not part})
+    }
 
 
-def _is_below(location: str, folder: str) -> bool:
-    return f"{location}/".startswith(f"{folder.rstrip('/')}/")
-
-
-def _plays_in_sandbox(config: Config) -> bool:
-    return isinstance(config, StagesConfig) and config.sandbox is not None
+def _is_in(location: str, folders: set[str]) -> bool:
+    return any(f"{location}/".startswith(f"{folder.rstrip('/')}/") for folder in folders)
 
 
 def _processors(part: Config) -> tuple[float, float]:
@@ -125,11 +128,18 @@ def _processors(part: Config) -> tuple[float, float]:
     return 0, 0
 
 
-def _hosts(service: TmdbConfig | OmdbConfig) -> Iterator[tuple[str, int]]:
-    for url in (service.base_url, getattr(service, "image_url", None)):
-        if url is not None:
-            parts = urlsplit(url)
-            yield parts.hostname or url, parts.port or (80 if parts.scheme == "http" else 443)
+def _urls(part: Config) -> Iterator[str]:
+    """Of the servers that a stage asks."""
+    match part:
+        case TmdbConfig() | OmdbConfig():
+            yield part.base_url
+        case PostersConfig():
+            yield from (f"https://{host}" for host in part.allowed_hosts)
+
+
+def _host(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or url, parts.port or (80 if parts.scheme == "http" else 443)
 
 
 def _refusal(service: TmdbConfig | OmdbConfig) -> str | None:

@@ -1,9 +1,12 @@
 """What one machine of a cluster sees of what a run needs."""
 
 import importlib.metadata
+import os
 import platform
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import uuid
 from dataclasses import dataclass
@@ -12,7 +15,8 @@ from mmgenre import storage
 from mmgenre.errors import InputError
 
 _PACKAGES = ("ray", "torch", "torchvision", "transformers", "pyarrow", "safetensors")
-_CONNECT_S = 5
+_CONNECT_S, _TORCH_S = 5, 100
+_COUNT_GPUS = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
 
 
 @dataclass(frozen=True)
@@ -20,16 +24,18 @@ class Probe:
     """What a machine is asked.
 
     Args:
-        marks: locations of files, and what should stand in them.
+        mark: name of a file that the driver wrote into each of `outputs`.
+        outputs: folders that should be the driver's, and writable.
         inputs: locations where something should be.
         hosts: names and ports that should answer.
-        wants_gpus: whether torch should see GPUs.
+        gpus: that the machine offers, so that torch should see them.
     """
 
-    marks: dict[str, str]
+    mark: str
+    outputs: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     hosts: tuple[tuple[str, int], ...] = ()
-    wants_gpus: bool = False
+    gpus: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,19 +44,21 @@ class Seen:
 
     Args:
         versions: of Python and of packages.
-        storage: errors by mark.
+        outputs: errors by folder.
         inputs: errors by location.
-        hosts: errors by name.
-        gpus: that torch can use; None where it was not asked.
+        hosts: errors by name and port.
+        gpus_offered: by the machine to Ray.
+        gpus_usable: by torch; not looked at where none are offered.
         used: share of the disk that Ray spills to.
         free_bytes: on that disk.
     """
 
     versions: dict[str, str]
-    storage: dict[str, str]
+    outputs: dict[str, str]
     inputs: dict[str, str]
-    hosts: dict[str, str]
-    gpus: int | None
+    hosts: dict[tuple[str, int], str]
+    gpus_offered: int
+    gpus_usable: int
     used: float
     free_bytes: int
 
@@ -58,12 +66,16 @@ class Seen:
 def look(probe: Probe) -> Seen:
     """Answer from the machine that this runs on."""
     disk = shutil.disk_usage(tempfile.gettempdir())
+    outputs = {folder: _written(folder, probe.mark) for folder in probe.outputs}
+    inputs = {location: _found(location) for location in probe.inputs}
+    hosts = {host: _reached(*host) for host in probe.hosts}
     return Seen(
         versions=versions(),
-        storage=_errors({location: _compared(location, text) for location, text in probe.marks.items()}),
-        inputs=_errors({location: _found(location) for location in probe.inputs}),
-        hosts=_errors({name: _reached(name, port) for name, port in probe.hosts}),
-        gpus=_gpus() if probe.wants_gpus else None,
+        outputs={folder: error for folder, error in outputs.items() if error},
+        inputs={location: error for location, error in inputs.items() if error},
+        hosts={host: error for host, error in hosts.items() if error},
+        gpus_offered=probe.gpus,
+        gpus_usable=_usable_gpus() if probe.gpus else 0,
         used=disk.used / disk.total,
         free_bytes=disk.free,
     )
@@ -80,20 +92,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _errors(outcomes: dict[str, str | None]) -> dict[str, str]:
-    return {about: error for about, error in outcomes.items() if error is not None}
-
-
-def _compared(location: str, text: str) -> str | None:
-    """Read what the driver wrote, and write something beside it."""
+def _written(folder: str, mark: str) -> str | None:
+    """Find what the driver wrote, and write something beside it."""
     try:
-        if storage.read_bytes(location).decode() != text:
-            return "another file than the driver's"
-        storage.write_bytes(f"{location}-{uuid.uuid4().hex}", b"")
-    except FileNotFoundError:
-        return "what the driver wrote is not there: not the same storage"
+        if not storage.exists(storage.join(folder, mark)):
+            return "what the driver wrote is not there"
+        storage.write_bytes(storage.join(folder, f"{mark}-{uuid.uuid4().hex}"), b"")
     except (OSError, InputError) as error:
-        return _said(error)
+        return said(error)
     return None
 
 
@@ -101,22 +107,31 @@ def _found(location: str) -> str | None:
     try:
         return None if storage.exists(location) else "nothing is there"
     except (OSError, InputError) as error:
-        return _said(error)
+        return said(error)
 
 
 def _reached(name: str, port: int) -> str | None:
     try:
         socket.create_connection((name, port), timeout=_CONNECT_S).close()
     except OSError as error:
-        return _said(error)
+        return said(error)
     return None
 
 
-def _gpus() -> int:
-    import torch  # noqa: PLC0415 - seconds, for those who want GPUs
+def _usable_gpus() -> int:
+    # Ray hides the GPUs from a task that asks for none, and a process of its own leaves nothing on them.
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    counted = subprocess.run(  # noqa: S603 - our own interpreter and words
+        [sys.executable, "-c", _COUNT_GPUS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_TORCH_S,
+    )
+    return int(counted.stdout) if counted.returncode == 0 else 0
 
-    return torch.cuda.device_count()
 
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+def said(error: Exception) -> str:
+    """An error as one line."""
+    return " ".join(str(error).split())[:200]

@@ -17,7 +17,6 @@ from typing import Any
 import aiohttp
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 from pydantic import Field
 from yarl import URL
 
@@ -121,7 +120,7 @@ def _download(due: pa.Table, table: GrowingTable, config: PostersConfig) -> None
     if not len(wanted):
         return
     cluster.connect()
-    actors = config.actors or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    actors = config.actors or max(1, int(cluster.most_resources()["CPU"]))
     crew = Crew(build=lambda: Posters(config), actors=actors, cpus=1)
     fetch(wanted, crew, table, Progress("posters", len(wanted), config.requests_per_second))
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 
 from ray.util.queue import Queue
 
+from mmgenre import cluster
+
 
 class Progress:
     """Counts finished rows and says how it goes.
@@ -55,7 +57,7 @@ def duration(seconds: float) -> str:
 @contextlib.contextmanager
 def printed_lines() -> Iterator[Queue]:
     """A queue that other processes put lines into, printed here as they come; needs a Ray session."""
-    lines = Queue(actor_options={"num_cpus": 0})
+    lines = cluster.queue()
     printer = threading.Thread(target=_print_until_none, args=(lines,), daemon=True)
     printer.start()
     try:

@@ -15,7 +15,7 @@ from ray import tune
 from ray.train import UserCallback
 from ray.util.queue import Queue
 
-from mmgenre import storage, training_state
+from mmgenre import cluster, storage, training_state
 from mmgenre.errors import InputError
 from mmgenre.fit import DivergedError, Fit, Team
 from mmgenre.fitting import TrainConfig, fit_config, fitted_at_once
@@ -59,7 +59,7 @@ class Together:
 
     def __init__(self, config: TrainConfig):
         self._config = config
-        self._epochs = Queue(actor_options={"num_cpus": 0})
+        self._epochs = cluster.queue()
         threading.Thread(target=self._run, daemon=True).start()
 
     def next_epoch(self) -> Epoch | None:

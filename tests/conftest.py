@@ -91,3 +91,15 @@ def generated_movies(tmp_path_factory):
     enrich(EnrichConfig.parse({"catalog": paths["catalog"], "output": paths["enriched"], "provider": provider}, "test"))
     build_dataset(DatasetConfig(catalog=paths["catalog"], enriched=paths["enriched"], output=paths["movies"]))
     return paths["movies"]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(local_ray, generated_movies, tmp_path_factory):
+    """The output of a training that nothing happened to."""
+    from trainings import config
+
+    from mmgenre.train import train
+
+    output = tmp_path_factory.mktemp("trained") / "undisturbed"
+    train(config(generated_movies, output))
+    return output

@@ -1,0 +1,82 @@
+"""Every path of a run at a real S3 server: killed, gone on with, and read back by other programs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from object_store import BUCKET, serving
+
+ROOT = Path(__file__).parent.parent
+RUN = f"s3://{BUCKET}/run"
+SMALL = ["sandbox.catalogue.movies=500", "sandbox.catalogue.other_titles=40", "models.tiny.train.epochs=3"]
+READ_BACK = f"""
+import pyarrow.dataset as ds
+from mmgenre.manifest import read_manifest
+names = ("catalog", "enriched", "posters", "movies", "tiny/predictions")
+for name in names:
+    rows = ds.dataset("{RUN}/" + name, format="parquet", exclude_invalid_files=True).count_rows()
+    assert rows == read_manifest("{RUN}/" + name).rows > 0, name
+tagged = read_manifest("{RUN}/tiny/predictions")
+assert tagged.rows == read_manifest("{RUN}/catalog").rows
+print(sorted(tagged.statuses))
+"""
+
+
+@pytest.fixture(scope="module")
+def environment():
+    with serving() as found:
+        yield found
+
+
+def run(environment, *command, **options):
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=400
+    )
+
+
+def test_a_pipeline_with_all_its_paths_in_a_bucket_survives_a_kill(environment):
+    command = ["jobs/pipeline.py", "configs/pipeline/demo.yaml", f"output={RUN}", *SMALL]
+    with subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as first:
+        seen = ""
+        for line in first.stdout:
+            seen += line
+            if line.startswith("epoch 2/"):
+                first.kill()
+    assert "epoch 2/" in seen, seen
+
+    second = run(environment, *command)
+
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert second.stdout.count("complete already") == 4
+    assert "epoch 1/" not in second.stdout
+    assert "epoch 3/3" in second.stdout
+    read = run(environment, "-c", READ_BACK)
+    assert read.returncode == 0, read.stderr
+    assert "text_only" in read.stdout
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [("s3://no-such-bucket/x", "no-such-bucket"), ("nowhere://x/y", "expected a local path or a URI")],
+)
+def test_a_place_that_is_none_is_one_line(environment, location, message):
+    result = run(
+        environment,
+        "jobs/pipeline.py",
+        "configs/pipeline/demo.yaml",
+        f"output={location}",
+        "sandbox.output=/dev/null/x",
+    )
+
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
