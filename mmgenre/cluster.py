@@ -44,10 +44,18 @@ def _configure_data() -> None:
 
 
 def most_resources() -> dict[str, float]:
-    """What the cluster offers, or can grow to where it has an autoscaler."""
-    limit = ray._private.state.state.get_max_resources_from_cluster_config() or {}  # no public name for it
-    now = ray.cluster_resources()
+    """What the cluster offers, or can grow to where it has an autoscaler that says so."""
+    limit, now = _limit() or {}, ray.cluster_resources()
     return {name: max(now.get(name, 0), limit.get(name, 0)) for name in ("CPU", "GPU")}
+
+
+def may_grow() -> bool:
+    """Whether nodes may come of which nothing is known: Ray's first autoscaler does not say what it could start."""
+    return not _is_local() and _limit() is None
+
+
+def _limit() -> dict[str, int] | None:
+    return ray._private.state.state.get_max_resources_from_cluster_config()  # no public name for it
 
 
 def dashboard() -> str | None:

@@ -184,6 +184,8 @@ def _processors(needs: Needs) -> Finding:
         f"{most['CPU']:g} and {most['GPU']:g} are the most there can be"
     )
     is_enough = needs.cpus <= most["CPU"] and needs.gpus <= most["GPU"]
+    if not is_enough and cluster.may_grow():
+        return _checked("processors", "", "", f"{account} unless an autoscaler brings more")
     return _checked("processors", "" if is_enough else account, "ask for fewer, or add nodes", account)
 
 

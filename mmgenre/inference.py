@@ -110,7 +110,8 @@ def actor_pool(
     places = int(resources.get("GPU", 0)) if use_gpu else cpus // cpus_per_actor
     size = max(1, min(num_actors or places, num_batches))
     # Reading and writing needs the rest of a CPU.
-    share = cpus_per_actor - cluster.SHARE_OF_WAITING * (1 if cpus > 1 else 2)
+    is_alone = cpus <= 1 and not cluster.may_grow()
+    share = cpus_per_actor - cluster.SHARE_OF_WAITING * (2 if is_alone else 1)
     return {"compute": ActorPoolStrategy(size=size), "num_cpus": share, "num_gpus": 1 if use_gpu else None}
 
 

@@ -88,8 +88,8 @@ def name_of(config: SubmitConfig) -> str:
 
 
 def _client(address: str) -> JobSubmissionClient:
-    # What Ray tells of each upload.
-    for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):
+    # What Ray tells of each upload and each stream.
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # Of itself the client sends a token only where RAY_AUTH_MODE=token was set before Ray was imported.
     token = _token()

@@ -57,11 +57,13 @@ def folder(tmp_path):
 def begin(cluster, folder):
     """Starts jobs/submit.py for a Python command; what it prints comes with `end`."""
 
+    started = []
+
     def begin(*command, environment=(), **fields):
         fields = {"address": cluster.dashboard, "working_dir": folder} | fields
         given = cluster.environment | dict(environment)
         words = [sys.executable, "jobs/submit.py", CONFIG, *(f"{name}={value}" for name, value in fields.items())]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*words, "--", "python", *map(str, command)],
             cwd=ROOT,
             env={name: value for name, value in given.items() if value is not None},
@@ -69,8 +71,13 @@ def begin(cluster, folder):
             stderr=subprocess.PIPE,
             text=True,
         )
+        started.append(process)
+        return process
 
-    return begin
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def end(process):
@@ -181,6 +188,7 @@ def test_a_driver_that_is_killed_is_submitted_again(begin, tmp_path):
 
     assert code == 0, err
     assert lines(counted) == ["began"] * 2
+    assert "INFO" not in err
     assert "killed by signal 9; submitted again" in err
     assert "all well" in out.splitlines()
 
