@@ -2,10 +2,12 @@
 
 import logging
 import os
+import warnings
 from typing import Any, Literal
 
 import ray
 import ray.data
+from ray.util.annotations import RayDeprecationWarning
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -34,6 +36,8 @@ def connect() -> None:
 
 
 def _configure_data() -> None:
+    # How often an actor may be started again can be said in no other way yet than the one that will go.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated", category=RayDeprecationWarning)
     context = ray.data.DataContext.get_current()
     # Ray Data writes its plan and bars to the driver's log; the stages print their own lines.
     context.enable_progress_bars = False
