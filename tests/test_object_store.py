@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dumps
 import pytest
 from object_store import BUCKET, serving
 
@@ -67,14 +68,10 @@ def test_a_pipeline_with_all_its_paths_in_a_bucket_survives_a_kill(environment):
     ("location", "message"),
     [("s3://no-such-bucket/x", "no-such-bucket"), ("nowhere://x/y", "expected a local path or a URI")],
 )
-def test_a_place_that_is_none_is_one_line(environment, location, message):
-    result = run(
-        environment,
-        "jobs/pipeline.py",
-        "configs/pipeline/demo.yaml",
-        f"output={location}",
-        "sandbox.output=/dev/null/x",
-    )
+def test_a_place_that_is_none_is_one_line(environment, tmp_path, location, message):
+    dump = dumps.write(tmp_path / "title.basics.tsv", dumps.many(50))
+
+    result = run(environment, "jobs/catalog.py", "configs/catalog/default.yaml", f"input={dump}", f"output={location}")
 
     assert result.returncode == 1
     assert result.stderr.startswith("error: ")
