@@ -185,7 +185,7 @@ def _processors(needs: Needs) -> Finding:
     )
     is_enough = needs.cpus <= most["CPU"] and needs.gpus <= most["GPU"]
     if not is_enough and cluster.may_grow():
-        return _checked("processors", "", "", f"{account} unless an autoscaler brings more")
+        return Finding("processors", f"{account} unless an autoscaler brings more")
     return _checked("processors", "" if is_enough else account, "ask for fewer, or add nodes", account)
 
 

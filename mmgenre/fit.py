@@ -1,6 +1,7 @@
 """A model fitted by gradient: epochs of steps, and after each a validation of every row; alone, or as one of a team."""
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -157,16 +158,14 @@ class Fit:
         number, before, began = self.progress.num_epochs, self.progress.begun, time.monotonic()
         self._parallel.train()
         steps = self._plan.steps(self._train.movies.lengths, number, self._team.rank, self._team.size)
-        for index, step in enumerate(steps):
-            done = self.progress.begun
-            if index < done.steps:
-                continue
-            loss = done.loss + self._step(step, number * self._steps_per_epoch + index) * step.num_rows
+        begun = before
+        for index, step in enumerate(itertools.islice(steps, before.steps, None), before.steps):
+            loss = begun.loss + self._step(step, number * self._steps_per_epoch + index) * step.num_rows
             begun = Begun(steps=index + 1, loss=loss, seconds=before.seconds + time.monotonic() - began)
             self.progress = self.progress.model_copy(update={"begun": begun})
             if self._is_kept(begun.steps):
                 keep()
-        return self.progress.begun
+        return begun
 
     def _is_kept(self, num_steps: int) -> bool:
         """Whether a crash after so many steps of an epoch should not cost them."""

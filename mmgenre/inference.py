@@ -106,8 +106,8 @@ def actor_pool(
         cpus_per_actor: CPUs of each.
     """
     resources = cluster.most_resources()
-    cpus, use_gpu = int(resources.get("CPU", 0)), cluster.use_gpu(accelerator)
-    places = int(resources.get("GPU", 0)) if use_gpu else cpus // cpus_per_actor
+    cpus, use_gpu = int(resources["CPU"]), cluster.use_gpu(accelerator)
+    places = int(resources["GPU"]) if use_gpu else cpus // cpus_per_actor
     size = max(1, min(num_actors or places, num_batches))
     # Reading and writing needs the rest of a CPU.
     is_alone = cpus <= 1 and not cluster.may_grow()

@@ -113,11 +113,8 @@ def _pretrained(source: str) -> tuple[Any, Normalisation]:
 
     with fetching("model.pretrained", source):
         # A whole CLIP has a text encoder, too, which is left where it is.
-        is_clip = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type in (
-            "clip",
-            "clip_vision_model",
-        )
-        kind = CLIPVisionModel if is_clip else AutoModel
+        model_type = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
+        kind = CLIPVisionModel if model_type in ("clip", "clip_vision_model") else AutoModel
         backbone = kind.from_pretrained(source, use_safetensors=True, trust_remote_code=False, dtype=torch.float32)
         processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     return backbone, Normalisation(tuple(processor.image_mean), tuple(processor.image_std))
