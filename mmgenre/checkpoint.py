@@ -1,6 +1,5 @@
 """A trained model as a folder: `checkpoint.json` (the card), `weights.safetensors`, `assets/`. Nothing is unpickled."""
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from safetensors.torch import load_model, save_model
 import mmgenre
 from mmgenre import storage
 from mmgenre.config import Config
-from mmgenre.errors import InputError
+from mmgenre.errors import InputError, one_line
 from mmgenre.genres import GENRES
 from mmgenre.models import GenreModel, ModelConfig
 from mmgenre.thresholds import Calibration, Thresholds
@@ -60,12 +59,6 @@ class Card(Config):
         default_factory=dict, description="sha256 of each file in assets/, by its path there"
     )
 
-    @property
-    def fingerprint(self) -> str:
-        """Of all that decides what the model says of a movie."""
-        said = self.model_dump_json(include={"model", "thresholds", "temperature", "alone", "weights_sha256", "assets"})
-        return hashlib.sha256(said.encode()).hexdigest()[:32]
-
 
 def save(model: GenreModel, card: Card, directory: str) -> None:
     """Write a checkpoint, the card last: a folder with a card is whole."""
@@ -100,7 +93,7 @@ def load(directory: str) -> tuple[Card, GenreModel]:
             model = card.model.restore(folder / ASSETS)
             load_weights(model, folder)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"{directory}: damaged ({' '.join(str(error).split())[:200]}); train again") from None
+            raise InputError(f"{directory}: damaged ({one_line(error)[:200]}); train again") from None
     return card, model.eval()
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mmgenre.errors import InputError
+from mmgenre.errors import InputError, one_line
 
 C = TypeVar("C", bound="Config")
 QUOTE = "'"
@@ -123,7 +123,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         choices = f"; beside it: {', '.join(beside)}" if beside else ""
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected a YAML config{choices}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: not a YAML file: {one_line(error)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mmgenre import cluster, node_probe, storage
 from mmgenre.config import Config
-from mmgenre.errors import InputError
+from mmgenre.errors import InputError, one_line
 from mmgenre.needs import Needs, needs_of
 from mmgenre.node_probe import Probe, Seen
 
@@ -141,7 +141,7 @@ def _answered(answer: ray.ObjectRef) -> Seen | str:
     except ray.exceptions.GetTimeoutError:
         return f"no answer within {_ANSWER_S} s"
     except ray.exceptions.RayError as error:
-        return " ".join(str(error).split())[-200:]
+        return one_line(error)[-200:]
 
 
 def _from_nodes(errors: dict[str, str | None]) -> str:

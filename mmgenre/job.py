@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmgenre.config import Config, parse_args
-from mmgenre.errors import InputError
+from mmgenre.errors import InputError, one_line
 
 # A kind of config, and what is done with it.
 Kind = tuple[type[Any], Callable[[Any], Any]]
@@ -27,7 +27,7 @@ def run(config_type: type[Any], work: Callable[[Any], Any], *others: Kind) -> No
         sys.exit(f"error: {error}")
     except OSError as error:
         # What a disk, a bucket or a network refuses: nothing that a traceback would tell more of.
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from what is finished", file=sys.stderr)  # noqa: T201
         sys.exit(130)

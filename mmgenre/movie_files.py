@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from mmgenre import storage
-from mmgenre.errors import InputError
+from mmgenre.errors import InputError, one_line
 
 # What people call our columns, the first that is there is taken.
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -40,7 +40,7 @@ def read_movies(location: str, required: Sequence[str], optional: Sequence[str] 
         for batch in batches:
             yield _rename(batch, columns)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{location}: {' '.join(str(error).split())}") from None
+        raise InputError(f"{location}: {one_line(error)}") from None
 
 
 def _batches(location: str) -> Iterator[pa.RecordBatch]:

@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass
 
 from mmgenre import storage
-from mmgenre.errors import InputError
+from mmgenre.errors import InputError, one_line
 
 _PACKAGES = ("ray", "torch", "torchvision", "transformers", "pyarrow", "safetensors")
 _CONNECT_S, _TORCH_S = 5, 100
@@ -134,4 +134,4 @@ def _usable_gpus() -> int:
 
 def said(error: Exception) -> str:
     """An error as one line."""
-    return " ".join(str(error).split())[:200]
+    return one_line(error)[:200]

@@ -13,7 +13,7 @@ import torch
 from mmgenre import checkpoint, cluster, storage
 from mmgenre.cluster import Accelerator
 from mmgenre.decisions import calibrations
-from mmgenre.errors import InputError
+from mmgenre.errors import InputError, one_line
 from mmgenre.genres import GENRES
 from mmgenre.inference import Precision, Predictor, actor_pool, own_device
 from mmgenre.models import Encoded, Movies
@@ -243,4 +243,4 @@ def _account(encoded: Encoded, is_broken: np.ndarray, is_finite: np.ndarray) -> 
 
 
 def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+    return f"{type(error).__name__}: {one_line(error)}"[:200]

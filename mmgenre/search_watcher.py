@@ -5,6 +5,7 @@ from typing import Any
 
 from ray.tune import Callback
 
+from mmgenre.errors import one_line
 from mmgenre.progress import duration
 from mmgenre.search_records import TRIAL, Search, TrialRecord, said_of
 
@@ -47,7 +48,7 @@ class Watcher(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """An end by a process that died too often."""
-        error = " ".join(str(trial.get_pickled_error() or "the process died").split())
+        error = one_line(trial.get_pickled_error() or "the process died")
         self._end(trial, {"status": "crashed", "error": error[-500:]})
         self._done.add(trial.trial_id)
         self._say(trials)

@@ -19,7 +19,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from mmgenre.config import Config
-from mmgenre.errors import InputError
+from mmgenre.errors import InputError, one_line
 
 _POLL_S = 1.0
 # What a job that has ended may take to bring the rest of its output; from a machine that is gone none comes.
@@ -142,7 +142,7 @@ def _send(client: JobSubmissionClient, config: SubmitConfig, number: int) -> Non
             entrypoint_num_cpus=config.driver_cpus or None,
         )
     except (RuntimeError, ValueError) as error:
-        said = " ".join(str(error).split())
+        said = one_line(error)
         if "status code 413" in said:
             raise InputError(
                 f"{config.working_dir}: more than the 100 MiB that a cluster takes; "
@@ -227,7 +227,7 @@ def _explained(address: str) -> Iterator[None]:
             "`ray get-auth-token --generate` writes it"
         ) from None
     except (ConnectionError, requests.exceptions.RequestException) as error:
-        said = " ".join(str(error).split())[:200]
+        said = one_line(error)[:200]
         raise InputError(
             f"{address}: no dashboard answers there ({said}); is `ray dashboard` forwarding it? "
             "What is submitted goes on, and the same command follows it"

@@ -16,7 +16,7 @@ from ray.train import UserCallback
 from ray.util.queue import Queue
 
 from mmgenre import cluster, storage, training_state
-from mmgenre.errors import InputError
+from mmgenre.errors import InputError, one_line
 from mmgenre.fit import DivergedError, Fit, Team
 from mmgenre.fitting import TrainConfig, fit_config, fitted_at_once
 from mmgenre.inference import own_device
@@ -148,7 +148,7 @@ class Trial(tune.Trainable):
             status = next(status for kind, status in _STATUSES.items() if isinstance(error, kind))
             # What the preparer raised comes with its whole traceback, and as it was.
             said = getattr(error, "cause", error)
-            self._write(status=status, error=" ".join(str(said).split()))
+            self._write(status=status, error=one_line(said))
 
     def _learn_at_once(self, subject: Subject) -> None:
         family, began = subject.config.model, time.monotonic()

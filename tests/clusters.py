@@ -54,15 +54,18 @@ def node(cluster, num_cpus):
 
 @contextlib.contextmanager
 def _started(cluster, num_cpus, *options):
-    command = [BIN / "ray", "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1", *options]
-    command += [f"--num-cpus={num_cpus}", f"--dashboard-agent-listen-port={free_port()}"]
-    with subprocess.Popen(
-        command, env=cluster.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    with start_node(cluster.environment, num_cpus, *options) as process:
         try:
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
+
+
+def start_node(environment, num_cpus, *options):
+    """The process that a node, or a head, is in the hands of."""
+    command = [BIN / "ray", "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1", *options]
+    command += [f"--num-cpus={num_cpus}", f"--dashboard-agent-listen-port={free_port()}"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def free_port():

@@ -5,13 +5,10 @@ import json
 import os
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import psutil
-from clusters import TOKEN, free_port
+from clusters import TOKEN, free_port, start_node, until
 
-RAY = str(Path(sys.executable).parent / "ray")
 _COMMANDS = (
     "cluster_synced_files",
     "initialization_commands",
@@ -21,6 +18,7 @@ _COMMANDS = (
     "head_start_ray_commands",
     "worker_start_ray_commands",
 )
+_JOINED_S = 120
 # Bytes; what is not given takes a third of the memory.
 _STORE = 300 * 2**20
 
@@ -45,15 +43,15 @@ class Nodes:
             "RAY_health_check_failure_threshold": "3",
         }
         # A short path: sockets below it may have 107 characters.
-        head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir=/tmp/mmg-{port}"]
+        head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir=/tmp/mmg-{port}"]
         self._started = []
-        self._start(*head, *options, **environment)
+        self._start(0, *head, *options, **environment)
 
     def add(self, cpus=1):
         """Another node; returns it when it has joined."""
         known = self.alive()
-        node = self._start(f"--address={self.address}", f"--num-cpus={cpus}")
-        self.wait_for(lambda: self.alive() - known)
+        node = self._start(cpus, f"--address={self.address}")
+        until(lambda: self.alive() - known, _JOINED_S)
         return node
 
     def kill(self, node):
@@ -82,21 +80,11 @@ class Nodes:
         found = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=120)
         return {*found.stdout.split()} if found.returncode == 0 else set()
 
-    def _start(self, *options, **more):
+    def _start(self, cpus, *options, **more):
         environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"} | more
-        command = [RAY, "start", "--block", "--node-ip-address=127.0.0.1", "--disable-usage-stats", *options]
-        command.append(f"--object-store-memory={_STORE}")
-        node = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        node = start_node(environment, cpus, f"--object-store-memory={_STORE}", *options)
         self._started.append(node)
         return node
-
-    @staticmethod
-    def wait_for(happens, timeout_s=120):
-        """Return when something has happened."""
-        deadline = time.monotonic() + timeout_s
-        while not happens():
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
 
 
 @contextlib.contextmanager
@@ -104,7 +92,7 @@ def cluster(*cpus):
     """A head, and a node with each of these numbers of CPUs."""
     nodes = Nodes(free_port())
     try:
-        nodes.wait_for(nodes.alive)
+        until(nodes.alive, _JOINED_S)
         yield nodes, [nodes.add(number) for number in cpus]
     finally:
         nodes.stop()
@@ -146,7 +134,7 @@ def autoscaled_cluster(folder, max_workers):
         RAY_OVERRIDE_NODE_ID_FOR_TESTING=head_id,
     )
     try:
-        nodes.wait_for(nodes.alive)
+        until(nodes.alive, _JOINED_S)
         yield nodes
     finally:
         nodes.stop()

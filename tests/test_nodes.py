@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from clusters import until
 from nodes import autoscaled_cluster, cluster
 from trainings import SETTINGS, history, scores
 
@@ -97,7 +98,7 @@ def test_a_node_that_is_killed_costs_a_tagging_nothing_and_one_that_joins_helps(
     output, third = tmp_path / "tags", nodes.add()
 
     job = start(nodes, "tag", "configs/tag/default.yaml", *catalogue, f"output={output}", "actors=3")
-    nodes.wait_for(lambda: job.poll() is not None or units_done(output) >= 3)
+    until(lambda: job.poll() is not None or units_done(output) >= 3, timeout_s=120)
     nodes.kill(third)
     nodes.add()
     output_of(job)
@@ -111,12 +112,12 @@ def test_an_autoscaled_cluster_grows_for_a_tagging_and_shrinks_after_it(catalogu
         seen = []
 
         job = start(nodes, "tag", "configs/tag/default.yaml", *catalogue, f"output={tmp_path / 'tags'}", "actors=2")
-        nodes.wait_for(lambda: job.poll() is not None or seen.append(len(nodes.alive())) or seen[-1] == 3)
+        until(lambda: job.poll() is not None or seen.append(len(nodes.alive())) or seen[-1] == 3, timeout_s=120)
         output_of(job)
         require_exact(tmp_path / "tags")
 
         assert seen[-1] == 3
-        nodes.wait_for(lambda: len(nodes.alive()) == 1)
+        until(lambda: len(nodes.alive()) == 1, timeout_s=120)
 
 
 def test_a_training_over_nodes_is_the_training_of_one_and_goes_on_without_the_node_that_is_killed(

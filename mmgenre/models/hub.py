@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from mmgenre.config import Config
-from mmgenre.errors import InputError
+from mmgenre.errors import InputError, one_line
 
 
 class BackboneConfig(Config):
@@ -42,7 +42,7 @@ class BackboneConfig(Config):
         try:
             return AutoModel.from_config(AutoConfig.for_model(**(defaults | (self.architecture or {}))))
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"model.architecture: {' '.join(str(error).split())}") from None
+            raise InputError(f"model.architecture: {one_line(error)}") from None
 
 
 @contextlib.contextmanager
@@ -77,7 +77,7 @@ def _hub_in_silence() -> Iterator[None]:
 
 def _unavailable(field: str, source: str, error: Exception) -> str:
     """One line for a model or tokenizer that could not be loaded."""
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     reason = reason if len(reason) < 200 else f"{reason[:200]}…"
     return (
         f"{field}: {source!r} could not be loaded ({reason}); offline, give a local folder in Hugging Face format, "
