@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import f1_score
@@ -19,6 +18,7 @@ from mmgenre.checkpoint import Card
 from mmgenre.genres import GENRES
 from mmgenre.layout import markdown
 from mmgenre.metrics import Objective
+from mmgenre.pages.drawing import ACCENT, GENRE_COLOURS, MAIN, picture
 from mmgenre.progress import duration
 from mmgenre.search_records import TrialRecord, said_of
 from mmgenre.thresholds import probabilities
@@ -28,9 +28,6 @@ SCORES, PATHS, CUTOFFS = "scores.png", "parameters.png", "thresholds.png"
 FILES = (PAGE, PARQUET, CSV, SCORES, PATHS, CUTOFFS)
 _NUM_SHOWN = 20
 _CUTOFFS = np.linspace(0.02, 0.98, 97)
-_BEST, _OTHERS = "#d55e00", "#0072b2"
-# Okabe and Ito's colours, and grey: told apart by the colour-blind, too.
-_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#000000", "#999999")
 
 
 @dataclass(frozen=True)
@@ -145,12 +142,7 @@ def _trials_text(account: Account) -> str:
 
 
 def _picture(draw: Any, account: Account) -> bytes:
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    draw(figure, account)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
-    return content.getvalue()
+    return picture(lambda figure: draw(figure, account))
 
 
 def _draw_scores(figure: Figure, account: Account) -> None:
@@ -168,8 +160,8 @@ def _draw_scores(figure: Figure, account: Account) -> None:
     order = sorted((record for record in account.records if record.epochs), key=lambda record: record.began)
     scores = [record.score(account.objective) for record in order]
     numbers = range(1, len(order) + 1)
-    by_trial.plot(numbers, scores, color=_OTHERS, marker="o", markersize=3, linestyle="none")
-    by_trial.step(numbers, np.maximum.accumulate(scores), color=_BEST, where="post")
+    by_trial.plot(numbers, scores, color=MAIN, marker="o", markersize=3, linestyle="none")
+    by_trial.step(numbers, np.maximum.accumulate(scores), color=ACCENT, where="post")
     by_epoch.set(xlabel="epoch", ylabel=account.objective, title="Trials: the best thick, the preset dashed")
     by_trial.set(xlabel="trial", title="The best so far")
     for axes in (by_epoch, by_trial):
@@ -179,7 +171,7 @@ def _draw_scores(figure: Figure, account: Account) -> None:
 
 def _style(is_best: bool) -> dict[str, Any]:
     return (
-        {"color": _BEST, "linewidth": 2.5, "zorder": 3} if is_best else {"color": _OTHERS, "linewidth": 1, "alpha": 0.6}
+        {"color": ACCENT, "linewidth": 2.5, "zorder": 3} if is_best else {"color": MAIN, "linewidth": 1, "alpha": 0.6}
     )
 
 
@@ -234,7 +226,7 @@ def _draw_cutoffs(figure: Figure, account: Account) -> None:
     chances, used = probabilities(account.logits, account.card.temperature), account.card.thresholds.cutoffs()
     for genre, name in enumerate(GENRES):
         f1 = [f1_score(account.labels[:, genre], chances[:, genre] >= cutoff, zero_division=0) for cutoff in _CUTOFFS]
-        colour = _COLOURS[genre]
+        colour = GENRE_COLOURS[genre]
         axes.plot(_CUTOFFS, f1, color=colour, label=name)
         axes.plot(used[genre], np.interp(used[genre], _CUTOFFS, f1), marker="o", color=colour, markeredgecolor="black")
     axes.set(
