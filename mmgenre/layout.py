@@ -19,7 +19,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose header is the first row."""
-    rule = ["---", *["---:"] * (len(rows[0]) - 1)]
+def markdown(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table whose header is the first row; so many columns to the left, the others to the right."""
+    rule = [*["---"] * left, *["---:"] * (len(rows[0]) - left)]
     return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])
+
+
+def percent(part: int, whole: int) -> str:
+    """A share of a whole; of nothing there is none."""
+    return f"{part / whole:.1%}" if whole else "-"

@@ -1,11 +1,14 @@
 """Charts as files: one palette that the colour-blind tell apart, drawn without a screen."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 Format = Literal["png", "svg"]
@@ -15,7 +18,7 @@ MAIN, ACCENT = "#0072b2", "#d55e00"
 # Shades of one hue, for tables of numbers.
 SHADES = "Blues"
 # Letters stay letters, so that an SVG can be searched and read aloud; equal charts are equal files.
-_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "mmgenre", "font.family": "DejaVu Sans"}
+_SETTINGS: dict[Any, str] = {"svg.fonttype": "none", "svg.hashsalt": "mmgenre", "font.family": "DejaVu Sans"}
 
 
 def picture(
@@ -37,3 +40,36 @@ def picture(
         metadata = {"Date": None} if format == "svg" else None
         figure.savefig(content, format=format, dpi=dpi, metadata=metadata)
     return content.getvalue()
+
+
+def svg_and_pixels(
+    draw: Callable[[Figure], Any], size: tuple[float, float], dpi: int, settings: Mapping[str, Any]
+) -> tuple[bytes, np.ndarray]:
+    """One chart as an SVG file, and as RGB pixels of shape (H, W, 3), uint8; drawn once and laid out once.
+
+    Args:
+        draw: puts axes into the figure.
+        size: inches, width and height.
+        dpi: pixels an inch.
+        settings: of matplotlib, beside those of all charts.
+    """
+    together: dict[Any, Any] = {**_SETTINGS, **settings}
+    with mpl.rc_context(together):
+        figure = Figure(figsize=size, dpi=dpi, layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        draw(figure)
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        # Where things are has been found; the SVG has them in the same places.
+        figure.set_layout_engine("none")
+        content = io.BytesIO()
+        FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None})
+    return content.getvalue(), pixels
+
+
+def draw_cutoffs(axes: Axes, cutoffs: np.ndarray, f1: np.ndarray, in_use: float | None, **style: Any) -> None:
+    """F1 by cut-off, both of shape (C,), with a dot at the cut-off in use; style: of the line."""
+    axes.plot(cutoffs, f1, **style)
+    if in_use is not None:
+        height = np.interp(in_use, cutoffs, f1)
+        axes.plot(in_use, height, marker="o", color=style.get("color"), markeredgecolor="black")
