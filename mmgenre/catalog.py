@@ -106,6 +106,7 @@ class Curation:
         self._malformed: Counter[str] = Counter()
         self._repaired: Counter[str] = Counter()
         self._unknown_genres: Counter[str] = Counter()
+        self._genres_before = np.zeros(len(GENRES), int)
         self._genres = np.zeros(len(GENRES), int)
         self._ids = _Ids()
 
@@ -125,7 +126,9 @@ class Curation:
             movies = self._keep(movies, "at least one of the nine genres", pc.greater(movies["bits"], 0))
         first = self._ids.first(imdb_dump.numbers(movies["imdb_id"]))
         self._malformed["duplicate_id"] += int(len(first) - first.sum())
-        return self._keep(movies, "first of its id", pa.array(first))
+        movies = self._keep(movies, "first of its id", pa.array(first))
+        self._genres_before += _labels(movies["bits"].to_numpy()).sum(axis=0)
+        return movies
 
     def balance(self, movies: pa.Table, max_per_genre: int) -> pa.Table:
         """The choice of all narrowed movies that holds no genre more often than this."""
@@ -158,6 +161,7 @@ class Curation:
             "malformed": dict(malformed.most_common()),
             "repaired": dict((+self._repaired).most_common()),
             "unknown_genres": dict(self._unknown_genres.most_common(_SHOWN_UNKNOWN_GENRES)),
+            "genres_before_balancing": dict(zip(GENRES, self._genres_before.tolist(), strict=True)),
             "genres": dict(zip(GENRES, self._genres.tolist(), strict=True)),
             "warnings": [damage] if dump.damage else [],
         }

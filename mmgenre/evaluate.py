@@ -161,10 +161,21 @@ class Truth:
 
 @dataclass(frozen=True)
 class Judged:
-    """A report, and the scores of resampled movies that its intervals come from."""
+    """A report, and what it was made from.
+
+    Args:
+        report: the scores.
+        resampled: scores of resampled movies, which its intervals come from.
+        probabilities: shape (N, 9), of the movies of the truth; 0 where there is no prediction.
+        decided: shape (N, 9), bool.
+        is_predicted: shape (N,), bool: whether there is a prediction.
+    """
 
     report: Report
     resampled: dict[str, np.ndarray]
+    probabilities: np.ndarray
+    decided: np.ndarray
+    is_predicted: np.ndarray
 
 
 def judge(truth: Truth, directory: str, global_threshold: float | None = None) -> Judged:
@@ -191,7 +202,7 @@ def judge(truth: Truth, directory: str, global_threshold: float | None = None) -
         predictions_fingerprint=predictions.manifest.fingerprint,
         dataset_fingerprint=truth.fingerprint,
     )
-    return Judged(report, resampled)
+    return Judged(report, resampled, probabilities, decided, predicted)
 
 
 def _threshold_of(predictions: Table) -> float:

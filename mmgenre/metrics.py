@@ -176,7 +176,7 @@ def resampled_scores(
     ranked = [_rank(probabilities[:, column], labels[:, column]) for column in range(len(GENRES))]
     batches = [
         _scores_of_means(weights @ per_movie / len(labels), _average_precisions(ranked, weights))
-        for weights in _resamples(len(labels), bootstrap)
+        for weights in resamples(len(labels), bootstrap)
     ]
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
@@ -216,8 +216,8 @@ def _per_genre(probabilities: np.ndarray, decided: np.ndarray, labels: np.ndarra
     )
 
 
-def _resamples(num_movies: int, bootstrap: Bootstrap) -> Iterator[np.ndarray]:
-    """How often each movie is drawn, in batches of shape (R, N), float64."""
+def resamples(num_movies: int, bootstrap: Bootstrap) -> Iterator[np.ndarray]:
+    """How often each movie is drawn, in batches of shape (R, N), float64; always the same for the same arguments."""
     rng = np.random.default_rng(bootstrap.seed)
     size = max(1, _BATCH // num_movies)
     for start in range(0, bootstrap.resamples, size):

@@ -11,6 +11,7 @@ from mmgenre.config import Config
 from mmgenre.dataset import DatasetConfig, build_dataset
 from mmgenre.evaluate import EvaluateConfig, Report, evaluate
 from mmgenre.layout import aligned
+from mmgenre.report import ReportConfig, report
 from mmgenre.stages import StagesConfig, catalogue, fetch_all, fill, fill_stages, say, stage
 from mmgenre.tag import TagConfig, tag
 from mmgenre.train import TrainConfig, train
@@ -29,6 +30,7 @@ class PipelineConfig(StagesConfig):
 
     dataset: DatasetConfig
     models: dict[str, ModelRun] = Field(min_length=1, description="by a name of your choice")
+    report: ReportConfig = Field(description="one page that shows the movies and all models")
 
     @model_validator(mode="after")
     def _for_real(self) -> Self:
@@ -53,6 +55,8 @@ class PipelineConfig(StagesConfig):
             chained["models"] = {
                 name: _chain_model(run, tables, inputs, storage.join(root, str(name))) for name, run in models.items()
             }
+            fill(chained, "report", movies=tables["movies"], **inputs, output=storage.join(root, "report"))
+            _chain_report(chained)
         return chained
 
 
@@ -74,8 +78,19 @@ def _chain_model(run: Any, tables: dict[str, str], inputs: dict[str, str], root:
     return run | {stage: paths | (run.get(stage) or {}) for stage, paths in defaults.items()}
 
 
+def _chain_report(chained: dict[str, Any]) -> None:
+    """The report shows all models, where it is not told which."""
+    runs = [run for run in chained["models"].values() if isinstance(run, dict)]
+    if isinstance(chained["report"], dict) and len(runs) == len(chained["models"]):
+        shown = {
+            name: {"predictions": run["evaluate"].get("predictions"), "checkpoint": run["train"].get("output")}
+            for name, run in chained["models"].items()
+        }
+        chained["report"] = {"models": shown} | chained["report"]
+
+
 def run_pipeline(config: PipelineConfig) -> str:
-    """Run every stage that is not complete; prints a line for each, and returns the scores as text.
+    """Run every stage that is not complete; prints a line for each, and returns the scores and the report's path.
 
     Raises:
         InputError: from the stage that met it; the stages before it are complete.
@@ -84,14 +99,17 @@ def run_pipeline(config: PipelineConfig) -> str:
     fetch_all(config)
     stage("dataset", lambda: build_dataset(config.dataset), config.dataset.output)
     reports = {name: _run_model(name, run) for name, run in config.models.items()}
-    details = "\n\n".join(f"{name}: {report}" for name, report in reports.items())
-    return f"\n{details}\n\n{aligned(side_by_side(reports))}" if len(reports) > 1 else f"\n{details}"
+    stage("report", lambda: report(config.report), config.report.output)
+    parts = [f"{name}: {scores}" for name, scores in reports.items()]
+    if len(reports) > 1:
+        parts.append(aligned(side_by_side(reports)))
+    return "\n" + "\n\n".join([*parts, f"report: {config.report.page}"])
 
 
 def _run_model(name: str, run: ModelRun) -> Report:
     stage(f"{name}: train", lambda: train(run.train), run.train.output)
     stage(f"{name}: tag", lambda: tag(run.tag), run.tag.output)
     began = time.monotonic()
-    report = evaluate(run.evaluate)
-    say(f"{name}: evaluate: {report.movies:,} {report.split} rows in, {time.monotonic() - began:.1f} s")
-    return report
+    found = evaluate(run.evaluate)
+    say(f"{name}: evaluate: {found.movies:,} {found.split} rows in, {time.monotonic() - began:.1f} s")
+    return found

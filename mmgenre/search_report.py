@@ -12,13 +12,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import f1_score
 
 from mmgenre.checkpoint import Card
+from mmgenre.curves import f1_by_cutoff
 from mmgenre.genres import GENRES
 from mmgenre.layout import markdown
 from mmgenre.metrics import Objective
-from mmgenre.pages.drawing import ACCENT, GENRE_COLOURS, MAIN, picture
+from mmgenre.pages.drawing import ACCENT, GENRE_COLOURS, MAIN, draw_cutoffs, picture
 from mmgenre.progress import duration
 from mmgenre.search_records import TrialRecord, said_of
 from mmgenre.thresholds import probabilities
@@ -224,11 +224,9 @@ def _draw_cutoffs(figure: Figure, account: Account) -> None:
     axes: Axes = figure.subplots()
     assert account.card.thresholds is not None, "a calibrated card"  # noqa: S101 - card_of calibrates
     chances, used = probabilities(account.logits, account.card.temperature), account.card.thresholds.cutoffs()
+    f1 = f1_by_cutoff(chances, account.labels, _CUTOFFS)
     for genre, name in enumerate(GENRES):
-        f1 = [f1_score(account.labels[:, genre], chances[:, genre] >= cutoff, zero_division=0) for cutoff in _CUTOFFS]
-        colour = GENRE_COLOURS[genre]
-        axes.plot(_CUTOFFS, f1, color=colour, label=name)
-        axes.plot(used[genre], np.interp(used[genre], _CUTOFFS, f1), marker="o", color=colour, markeredgecolor="black")
+        draw_cutoffs(axes, _CUTOFFS, f1[:, genre], used[genre], color=GENRE_COLOURS[genre], label=name)
     axes.set(
         xlabel="cut-off", ylabel="F1 of the validation movies", title="Cut-offs of the best model: dots are in use"
     )

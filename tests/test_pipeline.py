@@ -1,6 +1,7 @@
 """The whole line, run as a person runs it: directly, again, and submitted to a cluster that wants a token."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_the_demo_tags_every_row_and_prints_scores_of_every_genre(demo):
 
     assert result.returncode == 0, result.stderr
     lines = {line.split(":")[0]: line for line in result.stdout.splitlines() if " rows in" in line}
-    assert list(lines) == ["catalog", "enrich", "posters", "dataset", "tiny"]
+    assert list(lines) == ["catalog", "enrich", "posters", "dataset", "tiny", "report"]
     assert [line.split(":")[1].strip() for line in result.stdout.splitlines() if line.startswith("tiny: ")][:3] == [
         "train",
         "tag",
@@ -59,12 +60,23 @@ def test_the_demo_tags_every_row_and_prints_scores_of_every_genre(demo):
     assert 0.05 < scores(output)["macro"]["f1"] < 1
 
 
+def test_the_demo_ends_with_the_path_of_a_report_that_shows_its_movies_and_its_model(demo):
+    output, result = demo
+    page = output / "report/report.html"
+
+    assert result.stdout.splitlines()[-1] == f"report: {page}"
+    text = page.read_text()
+    assert "Model tiny" in text
+    assert f"{scores(output)['macro']['f1']:.3f} [" in text
+    assert re.findall(r"<strong>([^<]+): missing", text) == ["Differences between models"]
+
+
 def test_a_second_run_finds_everything_done(demo):
     output, first = demo
     again = run_demo(output, *SMALL)
 
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("complete already") == 6
+    assert again.stdout.count("complete already") == 7
     assert again.stdout.split("\n\n", 1)[1] == first.stdout.split("\n\n", 1)[1]
 
 
@@ -78,6 +90,8 @@ def test_a_submitted_pipeline_gives_the_same_result(demo, tmp_path):
         )
 
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    assert f"report: {tmp_path / 'run/report/report.html'}\n" in submitted.stdout
+    assert (tmp_path / "run/report/report.html").is_file()
     # Titles come in another order, so plots are padded beside others: float32 rounds the probabilities differently.
     assert figures(scores(tmp_path / "run")) == pytest.approx(figures(scores(demo[0])), abs=1e-5)
 
@@ -90,6 +104,19 @@ def test_a_stages_paths_follow_from_the_output_unless_given():
     assert config.catalog.input == "real/title.basics.tsv.gz"
     assert config.dataset.enriched == "elsewhere"
     assert config.models["tiny"].tag.checkpoint == config.models["tiny"].train.output == "runs/x/tiny/checkpoint"
+    assert config.report.models["tiny"].checkpoint == "runs/x/tiny/checkpoint"
+    assert config.report.models["tiny"].predictions == config.models["tiny"].evaluate.predictions
+    assert config.report.page == "runs/x/report/report.html"
+
+
+def test_a_report_shows_the_models_that_it_is_told_to_and_all_of_them_otherwise():
+    other = ["output=runs/x", "models.other.train.model.family=tfidf"]
+    demo = ROOT / "configs/pipeline/demo.yaml"
+
+    assert [*PipelineConfig.load(demo, other).report.models] == ["tiny", "other"]
+    chosen = PipelineConfig.load(demo, [*other, "report.models.other.predictions=elsewhere", "report.site=true"])
+    assert {name: model.predictions for name, model in chosen.report.models.items()} == {"other": "elsewhere"}
+    assert chosen.report.page == "runs/x/report/index.html"
 
 
 def test_a_wrong_field_deep_inside_is_named_by_its_path():

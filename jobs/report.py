@@ -1,0 +1,10 @@
+"""Show movies and models on one page, with the figures as files beside it.
+
+python jobs/report.py configs/report/default.yaml movies=DIR output=DIR models.NAME.predictions=DIR
+"""
+
+from mmgenre.job import run
+from mmgenre.report import ReportConfig, report
+
+if __name__ == "__main__":
+    run(ReportConfig, lambda config: f"{report(config)}\n{config.page}")

@@ -1,0 +1,554 @@
+"""The report of tables that are made here: what its page says, shows, points to, and refuses."""
+
+import base64
+import io
+import json
+import re
+from dataclasses import dataclass, field
+from functools import partial
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from browser import launched, visit
+from PIL import Image
+from predictions import predictions
+
+from mmgenre.checkpoint import Card
+from mmgenre.compare import CompareConfig, compare
+from mmgenre.errors import InputError
+from mmgenre.evaluate import EvaluateConfig, evaluate
+from mmgenre.genres import GENRES, decode
+from mmgenre.manifest import Recipe
+from mmgenre.metrics import expected_calibration_error
+from mmgenre.models.fusion import LateFusionConfig
+from mmgenre.models.tfidf import TfidfConfig
+from mmgenre.models.vgg import VggConfig
+from mmgenre.report import ReportConfig, report
+from mmgenre.reports.training_section import Trained
+from mmgenre.schema import CATALOG, ENRICHED, MOVIES, POSTERS, PREDICTIONS, per_genre
+from mmgenre.tables import Table, TableWriter
+from mmgenre.thresholds import fit_thresholds
+
+NUM_MOVIES = 160
+SPLITS = ["train"] * 30 + ["val"] * 10 + ["test"] * 120
+IDS = [f"tt{number:07}" for number in range(NUM_MOVIES)]
+CHANCES, LABELS = predictions(NUM_MOVIES, frequencies=np.linspace(0.2, 0.5, 9))
+# Of a model that knows less.
+OTHER_CHANCES = np.clip(CHANCES + np.random.default_rng(1).normal(scale=0.15, size=CHANCES.shape), 0, 1)
+HOSTILE_TITLE = "<script>alert(1)</script> & Sons"
+HOSTILE_PLOT = '"><img src=x onerror=alert(2)> a plot of <b>ten</b> words'
+EPOCH = {"f1_of_averages": 0.5, "micro_f1": 0.5, "rows_per_second": 100.0, "seconds": 2.0}
+HISTORY = [
+    {"epoch": 1, "loss": 0.61, "val_loss": 0.55, "macro_f1": 0.41, "mean_average_precision": 0.45} | EPOCH,
+    {"epoch": 2, "loss": 0.41, "val_loss": 0.4321, "macro_f1": 0.512, "mean_average_precision": 0.561} | EPOCH,
+    {"epoch": 3, "loss": 0.31, "val_loss": 0.49, "macro_f1": 0.5, "mean_average_precision": 0.55} | EPOCH,
+]
+
+
+@dataclass
+class Seen(HTMLParser):
+    """What there is to see on a page."""
+
+    tables: dict[str, list[list[str]]] = field(default_factory=dict)
+    images: list[dict[str, str]] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
+    anchors: set[str] = field(default_factory=set)
+    tags: list[str] = field(default_factory=list)
+    attributes: set[str] = field(default_factory=set)
+    scopes: int = 0
+    text: str = ""
+
+    @classmethod
+    def of(cls, html):
+        """That of a page as text."""
+        seen = cls()
+        HTMLParser.__init__(seen)
+        seen._rows, seen._caption, seen._into = [], "", None
+        seen.feed(html)
+        return seen
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append(tag)
+        self.attributes |= set(found)
+        self.addresses += [found[name] for name in ("src", "href") if name in found]
+        self.anchors |= {found["id"]} if "id" in found else set()
+        self.scopes += "scope" in found
+        if tag == "img":
+            self.images.append(found)
+        if tag == "table":
+            self._rows, self._caption = [], ""
+        if tag == "tr":
+            self._rows.append([])
+        if tag in ("th", "td"):
+            self._rows[-1].append("")
+        self._into = tag if tag in ("th", "td", "caption", "style") else self._into
+
+    def handle_endtag(self, tag):
+        if tag == "table":
+            self.tables[self._caption] = self._rows
+        if tag in ("th", "td", "caption", "style"):
+            self._into = None
+
+    def handle_data(self, data):
+        if self._into == "style":
+            return
+        self.text += data
+        if self._into == "caption":
+            self._caption += data
+        elif self._into is not None:
+            self._rows[-1][-1] += data
+
+    def table(self, beginning):
+        """The one whose caption begins so."""
+        (found,) = [rows for caption, rows in self.tables.items() if caption.startswith(beginning)]
+        return found
+
+
+def write(directory, schema, columns, notes=None):
+    writer = TableWriter(str(directory), schema, Recipe(job="test", settings={}, inputs={}))
+    writer.begin()
+    nothing = {name: [None] * len(columns["imdb_id"]) for name in schema.names}
+    import pyarrow as pa
+
+    writer.write(pa.table(nothing | columns, schema=schema))
+    writer.finish(rows_in=len(columns["imdb_id"]), notes=notes)
+    return str(directory)
+
+
+def poster(number):
+    content = io.BytesIO()
+    Image.new("RGB", (200, 300), (number % 256, 80, 120)).save(content, "JPEG")
+    return content.getvalue()
+
+
+def tagged(directory, chances):
+    known = np.arange(NUM_MOVIES) != NUM_MOVIES - 1
+    thresholds = fit_thresholds(chances[:40], LABELS[:40])
+    decided = chances >= thresholds.cutoffs()
+    columns = {
+        "imdb_id": IDS,
+        "status": ["text_only" if one else "no_input" for one in known],
+        "probabilities": per_genre(np.where(known[:, None], chances, np.nan)),
+        "genres": [decode(row) if one else None for row, one in zip(decided, known, strict=True)],
+    }
+    return write(directory, PREDICTIONS, columns, {"thresholds": thresholds.model_dump()})
+
+
+def trained(directory, model, dataset, history=HISTORY, rates=()):
+    directory.mkdir()
+    (directory / "checkpoint.json").write_text(Card(model=model, dataset=dataset).model_dump_json())
+    (directory / "history.json").write_text(json.dumps({"history": history}))
+    if rates:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # The last step was done before the training was stopped, and then again.
+        for first, values in ((0, [*rates[:-1], 9.0]), (len(rates) - 1, rates[-1:])):
+            with SummaryWriter(str(directory / "tensorboard"), purge_step=first) as writer:
+                for step, rate in enumerate(values, start=first):
+                    writer.add_scalar("train/lr_head", rate, step)
+    return str(directory)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders of everything that a report may be made of."""
+
+    tables: dict[str, str]
+    models: dict[str, dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    root = tmp_path_factory.mktemp("report")
+    plots = [f"{HOSTILE_PLOT} {number}" if number % 5 else None for number in range(NUM_MOVIES)]
+    images = [poster(number) if number % 2 else None for number in range(NUM_MOVIES)]
+    columns = {
+        "imdb_id": IDS,
+        "split": SPLITS,
+        "title": [f"{HOSTILE_TITLE} {number}" for number in range(NUM_MOVIES)],
+        "plot": plots,
+        "image": images,
+        "labels": per_genre(LABELS),
+    }
+    statuses = ["ok" if plot else "not_found" for plot in plots]
+    fetched = {"provider": ["dump"] * NUM_MOVIES, "status": statuses, "fetched_at": [0] * NUM_MOVIES, "plot": plots}
+    counts = dict.fromkeys(GENRES, 50)
+    notes = {
+        "curation": [{"step": "rows in the dump", "rows": 4321}],
+        "genres": counts,
+        "genres_before_balancing": counts | {"Drama": 987},
+    }
+    genres = {"title": columns["title"], "genres": [decode(row) for row in LABELS]}
+    image_statuses = ["ok" if image else "placeholder" for image in images]
+    tables = {
+        "movies": write(root / "movies", MOVIES, columns),
+        "catalog": write(root / "catalog", CATALOG, {"imdb_id": IDS} | genres, notes),
+        "enriched": write(root / "enriched", ENRICHED, {"imdb_id": IDS} | fetched),
+        "posters": write(root / "posters", POSTERS, {"imdb_id": IDS, "status": image_statuses, "image": images}),
+    }
+    dataset = Table(tables["movies"]).manifest.fingerprint
+    fusion = LateFusionConfig(text={"model": TfidfConfig()}, image={"model": VggConfig()})
+    models = {
+        "late": {
+            "predictions": tagged(root / "late", OTHER_CHANCES),
+            "checkpoint": trained(root / "late-checkpoint", fusion, "another", rates=[0.0, 0.002, 0.001]),
+        },
+        "words": {
+            "predictions": tagged(root / "words", CHANCES),
+            "checkpoint": trained(root / "words-checkpoint", TfidfConfig(), dataset, history=[]),
+        },
+    }
+    return Places(tables, models)
+
+
+@pytest.fixture(scope="module")
+def full(places, tmp_path_factory):
+    """The config of a report that was given everything, and its page."""
+    config = ReportConfig(
+        **places.tables,
+        models=places.models,
+        output=str(tmp_path_factory.mktemp("full") / "report"),
+        resamples=50,
+        samples=4,
+        mistakes=3,
+        max_posters=3,
+    )
+    report(config)
+    return config, Seen.of(Path(config.page).read_text())
+
+
+@pytest.fixture(scope="module")
+def site(places, tmp_path_factory):
+    """The config of a site of one of the models, and its page."""
+    config = ReportConfig(
+        **places.tables,
+        models={"late": places.models["late"]},
+        output=str(tmp_path_factory.mktemp("site") / "report"),
+        resamples=50,
+        samples=4,
+        site=True,
+    )
+    report(config)
+    return config, Seen.of(Path(config.page).read_text())
+
+
+@pytest.fixture(scope="module")
+def minimal(places, tmp_path_factory):
+    """The config of a report of movies alone, and its page."""
+    output = tmp_path_factory.mktemp("minimal") / "report"
+    config = ReportConfig(movies=places.tables["movies"], output=str(output), samples=0)
+    report(config)
+    return config, Seen.of(Path(config.page).read_text())
+
+
+def test_every_section_is_there_and_in_the_contents(full):
+    _, page = full
+    links = [address[1:] for address in page.addresses if address.startswith("#")]
+
+    for title in (
+        "Genres, before and after balancing",
+        "Genres of a movie",
+        "Genres that go together",
+        "Length of the plots",
+        "What is missing",
+        "Splits",
+        "Some of the movies",
+        "Training",
+        "Models side by side",
+        "Genre by genre",
+        "Precision and recall",
+        "Model late",
+        "Model words",
+    ):
+        assert page.text.count(title) >= 2, title
+    for part in ("cut-offs", "reliability", "confusion", "mistakes"):
+        assert [f"{part}-1-late", f"{part}-2-words"] == [link for link in links if link.startswith(f"{part}-")]
+    assert set(links) <= page.anchors
+    assert ": missing." not in page.text
+
+
+def test_scores_are_those_of_evaluate_and_compare(full, tmp_path):
+    config, page = full
+    judged = {"movies": config.movies, "resamples": 50, "output": str(tmp_path)}
+    reports = {
+        name: evaluate(EvaluateConfig(predictions=model.predictions, **judged)) for name, model in config.models.items()
+    }
+    folders = {name: model.predictions for name, model in config.models.items()}
+    compared = compare(CompareConfig(predictions=folders, against="late", **judged)).split("\n\n")
+
+    words, late = page.table("Scores of all models")[1:]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in compared[1].splitlines()[2:]]
+    assert [[row[0], *row[2:]] for row in (late, words)] == lines
+    assert (words[1], late[1]) == ("plot", "plot + poster")
+    difference = [cell.strip() for cell in compared[2].splitlines()[2].strip("|").split("|")]
+    assert page.table("How far each model is from late")[1] == difference
+    for name, found in reports.items():
+        rows = page.table(f"{name}: scores of each genre")[1:]
+        for row, one in zip(rows, found.scores.genres, strict=True):
+            assert row[0] == one.genre
+            assert row[1].startswith(f"{one.precision:.3f} [")
+            assert row[2].startswith(f"{one.recall:.3f} [")
+            assert row[3] == f"{one.f1:.3f} {found.interval(one.genre)}"
+            assert row[4:] == [f"{one.average_precision:.3f}", str(one.support), str(one.predicted)]
+
+
+def test_movies_without_a_prediction_do_not_count_as_improbable(full):
+    _, page = full
+    scored = slice(SPLITS.index("test"), NUM_MOVIES - 1)
+    error = expected_calibration_error(CHANCES[scored].astype(np.float32), LABELS[scored])
+
+    assert f"words: the {119 * 9:,} probabilities of the 119 movies with a prediction" in page.text
+    assert f"Expected calibration error: {error:.3f}." in page.text.rpartition("Model words")[2]
+
+
+def test_figures_of_the_movies_are_those_of_the_tables(full):
+    _, page = full
+    genres, missing = page.table("Movies of each genre."), page.table("Of the 160 movies to learn from.")
+
+    assert genres[0] == ["genre", "dump, before balancing", "catalogue, after balancing", "movies to learn from"]
+    drama = GENRES.index("Drama")
+    assert genres[1 + drama] == ["Drama", "987", "50", str(int(LABELS[:, drama].sum()))]
+    assert missing[1:] == [["no plot", "32", "20.0%"], ["no poster", "80", "50.0%"]]
+    assert ["not found", "32", "20.0%"] in page.table("What became of asking for the plots")
+    assert ["placeholder", "80", "50.0%"] in page.table("What became of asking for the posters")
+    assert page.table("Movies of each split")[1:] == [
+        ["train", "30", "18.8%", "80.0%"],
+        ["val", "10", "6.2%", "80.0%"],
+        ["test", "120", "75.0%", "80.0%"],
+    ]
+    assert ["rows in the dump", "4,321"] in page.table("Rows of the dump")
+    both = int((LABELS[:, 0] * LABELS[:, 8]).sum())
+    assert page.table("Movies with both genres.")[1][9] == str(both)
+    assert page.table("P(column | row).")[1][9] == f"{both / LABELS[:, 0].sum():.1%}"
+
+
+def test_training_is_told_of_models_with_epochs_and_of_those_without(full):
+    _, page = full
+
+    assert page.table("What each epoch brought.")[2][:5] == ["2", "0.4100", "0.4321", "0.512", "0.561"]
+    says = [image["alt"] for image in page.images]
+    assert "The validation loss of late is lowest after epoch 2 of 3: 0.4321." in says
+    assert "Learning rates of late at their highest: head 0.002." in says
+    assert "words (tfidf) is fitted at once" in page.text
+    learned = page.table("What predictions rest on.")
+    assert [row[-1] for row in learned[1:]] == ["another table", "this table"]
+
+
+def test_steps_that_were_done_twice_are_shown_once_and_without_a_word(places, caplog):
+    steps, rates = Trained.of(places.models["late"]["checkpoint"]).rates["head"]
+
+    assert list(steps) == [0, 1, 2]
+    assert list(rates) == pytest.approx([0.0, 0.002, 0.001])
+    assert not caplog.records
+
+
+def test_the_most_confident_mistakes_are_shown_with_what_is_known_of_them(full):
+    _, page = full
+    scored = slice(SPLITS.index("test"), NUM_MOVIES - 1)
+    cutoffs = fit_thresholds(CHANCES[:40], LABELS[:40]).cutoffs()
+    chances = CHANCES[scored].astype(np.float32)
+    false = np.where((chances >= cutoffs) & (LABELS[scored] == 0), chances, 0)
+    place, genre = np.unravel_index(int(false.argmax()), false.shape)
+
+    assert f"{GENRES[genre]} is predicted with {false.max():.1%}." in page.text
+    shown = page.text.rpartition("Model words")[2].partition("Predicted with the highest probabilities")[2]
+    assert f"{HOSTILE_TITLE} {scored.start + place}" in shown.partition("Among the genres")[0]
+    assert page.text.count("predicted, not listed") >= 6
+
+
+def test_titles_and_plots_are_text_and_nothing_else(full):
+    _, page = full
+
+    assert HOSTILE_TITLE in page.text
+    assert HOSTILE_PLOT in page.text
+    assert "script" not in page.tags
+    assert "onerror" not in page.attributes
+
+
+def test_the_page_stands_by_itself(full):
+    config, page = full
+    html = Path(config.page).read_text()
+
+    assert all(re.match(r"data:|#", address) for address in page.addresses)
+    assert "url(" not in html
+    assert "@import" not in html
+    for image in page.images:
+        kind, _, content = image["src"].partition(";base64,")
+        if kind == "data:image/svg+xml":
+            svg = base64.b64decode(content).decode()
+            assert all(re.match(r"#|data:", link) for link in re.findall(r'href="([^"]*)"', svg))
+            assert all(link.startswith("#") for link in re.findall(r"url\(([^)]*)\)", svg))
+            assert "<script" not in svg
+    assert str(Path(config.output)) not in html
+
+
+def test_every_picture_says_what_is_to_be_seen_and_every_cell_whose_it_is(full):
+    _, page = full
+
+    assert all(image["alt"].strip() for image in page.images)
+    charts = [image for image in page.images if image["src"].startswith("data:image/svg+xml")]
+    assert all(image["alt"].endswith(".") for image in charts)
+    assert page.scopes == page.tags.count("th")
+    assert page.tags.count("caption") + page.tags.count("h4") - 4 == page.tags.count("table")
+
+
+def test_no_more_posters_are_shown_than_asked_for_and_they_are_small(full):
+    _, page = full
+    posters = [image["src"] for image in page.images if image["src"].startswith("data:image/jpeg")]
+
+    assert 0 < len(set(posters)) <= 3
+    sizes = [Image.open(io.BytesIO(base64.b64decode(one.partition(",")[2]))).size for one in posters]
+    assert {max(size) for size in sizes} == {180}
+    assert "poster not shown" in page.text
+
+
+def test_figures_are_files_that_show_something(full):
+    config, page = full
+    figures = Path(config.output, "figures")
+    names = {path.name for path in figures.iterdir()}
+    charts = [anchor.removeprefix("figure-") for anchor in page.anchors if anchor.startswith("figure-")]
+
+    assert len(charts) == 15
+    for chart in charts:
+        with Image.open(figures / f"{chart}.png") as picture:
+            darkest, lightest = picture.convert("L").getextrema()
+            assert (darkest, lightest) == (pytest.approx(0, abs=60), 255)
+        assert any(name.startswith(chart) and name.endswith(".svg") for name in names)
+    svgs = [path.read_bytes() for path in figures.glob("*.svg")]
+    embedded = [image["src"].partition(",")[2] for image in page.images if "svg" in image["src"][:20]]
+    assert {base64.b64decode(content) for content in embedded} == set(svgs)
+
+
+def test_the_same_figures_are_the_same_files(full, site):
+    one, other = (Path(config.output, "figures") for config, _ in (full, site))
+    # What shows both models differs; what shows the movies, or the one, does not.
+    same = [path.name for path in other.iterdir() if not re.match(r"scores-by|precision-", path.name)]
+
+    assert len(same) > 30
+    assert [name for name in same if (one / name).read_bytes() != (other / name).read_bytes()] == []
+
+
+def test_a_site_is_files_that_point_to_each_other(site):
+    config, page = site
+    root = Path(config.output)
+    files = [address for address in page.addresses if not re.match(r"#|data:,$", address)]
+
+    assert config.page.endswith("/index.html")
+    assert {"index.html", "style.css", ".nojekyll", "figures", "posters"} <= {path.name for path in root.iterdir()}
+    assert len(files) > 40
+    assert [name for name in files if name.startswith("/") or ":" in name or not (root / unquote(name)).is_file()] == []
+    for text in (Path(config.page).read_text(), (root / "style.css").read_text()):
+        assert str(root.parent) not in text
+        assert "url(" not in text
+    assert "--page:" in (root / "style.css").read_text()
+    assert "style" not in page.tags
+    assert "Give the predictions of another model, too" in page.text
+
+
+def seen_in_a_browser(url, width):
+    """Pictures of a page that stay empty, and elements that a screen of so many pixels cuts off."""
+    with launched() as browser, visit(browser, url, viewport={"width": width, "height": 800}) as page:
+        page.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
+        page.evaluate("for (const image of document.images) image.loading = 'eager'")
+        page.wait_for_function("[...document.images].every(image => image.complete)")
+        empty = page.evaluate("[...document.images].filter(image => !image.naturalWidth).map(image => image.alt)")
+        cut_off = page.evaluate(
+            """[...document.querySelectorAll('body *:not(.skip)')].filter(element =>
+                (!element.closest('.scroll') || element.matches('caption span'))
+                && element.getBoundingClientRect().right > innerWidth + 1
+            ).map(element => element.outerHTML.slice(0, 80))"""
+        )
+        assert page.evaluate("document.images.length") > 20
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    return empty, cut_off
+
+
+def test_a_browser_shows_the_page_on_a_phone_and_asks_for_nothing(full):
+    assert seen_in_a_browser(Path(full[0].page).as_uri(), 390) == ([], [])
+
+
+def test_a_browser_shows_the_site_from_a_folder_of_a_server(site):
+    root = Path(site[0].output).parent
+    handler = partial(QuietHandler, directory=root)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/{Path(site[0].output).name}/"
+            assert seen_in_a_browser(url, 1280) == ([], [])
+        finally:
+            server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Files of a folder, without a line for each."""
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_page_of_movies_alone_says_what_is_missing_and_how_to_get_it(minimal):
+    config, page = minimal
+
+    for way in (
+        "catalog=DIR",
+        "enriched=DIR",
+        "posters=DIR",
+        "models.NAME.checkpoint=DIR",
+        "models.NAME.predictions=DIR",
+    ):
+        assert way in page.text
+    assert page.text.count(": missing.") == 5
+    assert "Movies of each split" in page.text
+    assert not Path(config.output, "figures/precision-recall.png").exists()
+
+
+def test_a_second_run_finds_the_report_and_another_one_replaces_it(minimal, tmp_path):
+    config = minimal[0].model_copy(update={"output": str(tmp_path / "report")})
+    first = report(config)
+    assert report(config) == first
+
+    again = config.model_copy(update={"site": True, "title": "Another <title>"})
+    assert report(again).fingerprint != first.fingerprint
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert names == {"_run.json", "index.html", "style.css", ".nojekyll", "figures"}
+    assert "<h1>Another &lt;title&gt;</h1>" in Path(again.page).read_text()
+
+
+def mistake(places, output, **changes):
+    with pytest.raises(InputError) as error:
+        report(ReportConfig.parse({"movies": places.tables["movies"], "output": str(output)} | changes, where="test"))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_mistakes_are_told_in_one_line(places, tmp_path):
+    words = places.models["words"]
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint/checkpoint.json").write_text(Path(words["checkpoint"], "checkpoint.json").read_text())
+    (tmp_path / "checkpoint/history.json").write_text("[]")
+
+    assert "against: a is none of the models words" in mistake(places, "OUT", models={"words": words}, against="a")
+    assert f"{tmp_path}: no table there" in mistake(places, "OUT", movies=str(tmp_path))
+    assert "without the columns status" in mistake(
+        places, "OUT", models={"a": {"predictions": places.tables["movies"]}}
+    )
+    broken = {"a": words | {"checkpoint": str(tmp_path / "checkpoint")}}
+    assert "history.json: not the history of a training" in mistake(places, "OUT", models=broken)
+    assert "models.a.prediction: unknown field; did you mean predictions" in mistake(
+        places, "OUT", models={"a": words | {"prediction": "x"}}
+    )
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(places, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+
+    assert "holds other files" in mistake(places, tmp_path)
+    assert "holds what jobs/test.py made" in mistake(places, places.tables["posters"])
+    assert Table(places.tables["posters"]).manifest.rows == NUM_MOVIES
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
