@@ -56,7 +56,8 @@ def parse_args(config_types: Sequence[type[Config]], arguments: Sequence[str] | 
     What stands after `--` is the field `command`.
 
     Args:
-        config_types: of which the one is taken that has most of the fields that are given; of equals the first.
+        config_types: of which the one is taken that has most of the fields that are given; of equals one
+            that asks for no more, and then the first.
         arguments: instead of the command line's.
     """
     parser = argparse.ArgumentParser(
@@ -70,8 +71,14 @@ def parse_args(config_types: Sequence[type[Config]], arguments: Sequence[str] | 
     given = read_values(Path(parsed.config), parsed.overrides)
     if words[end + 1 :]:
         given["command"] = words[end + 1 :]
-    fitting = max(config_types, key=lambda one: len(set(given) & set(one.model_fields)))
+    fitting = max(config_types, key=lambda one: _fit(one, set(given)))
     return fitting.parse(given, where=parsed.config)
+
+
+def _fit(config_type: type[Config], given: set[str]) -> tuple[int, bool]:
+    """How many of the fields it has, and whether they are all that it asks for."""
+    fields = config_type.model_fields
+    return len(given & fields.keys()), given >= {name for name, field in fields.items() if field.is_required()}
 
 
 def _summary(config_type: type[Config]) -> str:
@@ -138,6 +145,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
+        value = text
+    if isinstance(value, str | dict) and not text.startswith(('"', "'", "{")):
+        # Plain text is meant as it stands: `Room: no. #9` is neither a mapping nor followed by a comment.
         value = text
     assign(values, key, value, repr(override))
 

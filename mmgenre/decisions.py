@@ -60,8 +60,15 @@ class Decisions:
     """
 
     def __init__(self, found: dict[str, Calibration], config: DecisionConfig):
-        self._cutoffs = {status: _cutoffs(one.thresholds, config) for status, one in found.items()}
+        self._cutoffs = {
+            status: np.maximum(_cutoffs(one.thresholds, config), config.min_probability)
+            for status, one in found.items()
+        }
         self._config = config
+
+    def cutoffs(self, status: str) -> np.ndarray:
+        """Shape (9,): at or above which a genre is given to a movie of that status; infinite where none is."""
+        return self._cutoffs.get(status, np.full(len(GENRES), np.inf))
 
     def __call__(self, probabilities: np.ndarray, statuses: Sequence[str]) -> np.ndarray:
         """Which genres N movies are given, shape (N, 9), bool; none where the status is that of no prediction.
@@ -70,9 +77,8 @@ class Decisions:
             probabilities: shape (N, 9), float32; NaN where there are none.
             statuses: of the N predictions.
         """
-        nothing = np.full(len(GENRES), np.inf)
-        cutoffs = np.array([self._cutoffs.get(status, nothing) for status in statuses]).reshape(-1, len(GENRES))
-        given = decide(probabilities, np.maximum(cutoffs, self._config.min_probability))
+        cutoffs = np.array([self.cutoffs(status) for status in statuses]).reshape(-1, len(GENRES))
+        given = decide(probabilities, cutoffs)
         if self._config.top_k is not None:
             rank = np.argsort(np.argsort(-probabilities, axis=1, kind="stable"), axis=1, kind="stable")
             given &= rank < self._config.top_k

@@ -66,8 +66,9 @@ class Account:
     actors: int = 0
 
 
-def predict(work: Work, image_files: list[str], computing: Computing) -> Account:
-    """Compute the units that have no result."""
+def predict(work: Work, image_files: list[str], computing: Computing, stage: "type[Predict] | None" = None) -> Account:
+    """Compute the units that have no result; stage: what computes them, by default Predict."""
+    stage = stage or Predict
     account, began = Account(), time.time()
     units = work.unfinished()
     if not units:
@@ -75,10 +76,10 @@ def predict(work: Work, image_files: list[str], computing: Computing) -> Account
     cluster.connect()
     # Only now, because the processes of a run that was just killed live a little longer than it.
     units = work.unfinished()
-    progress = Progress("tag", sum(unit.rows for unit in units))
+    progress = Progress(stage.job, sum(unit.rows for unit in units))
     pool = actor_pool(computing.actors, computing.accelerator, len(units), computing.cpus_per_actor)
     results = ray.data.from_items([vars(unit) for unit in units], override_num_blocks=len(units)).map_batches(
-        Predict,
+        stage,
         fn_constructor_args=(work, Reader(work, image_files), computing),
         batch_size=None,
         batch_format="pyarrow",
@@ -101,6 +102,8 @@ def predict(work: Work, image_files: list[str], computing: Computing) -> Account
 class Predict:
     """Ray Data stage: units in, an account of each out; their results are files by then."""
 
+    job = "tag"
+
     def __init__(self, work: Work, reader: Reader, computing: Computing):
         torch.set_num_threads(cluster.assigned_cpus())
         self._work, self._reader, self._keeps = work, reader, computing.keeps
@@ -111,7 +114,7 @@ class Predict:
         for row in batch.to_pylist():
             unit, began = Unit(**row), time.time()
             rows = self._reader.read(unit)
-            tagged = self._tagger.tag(rows)
+            tagged = self.results(rows)
             for name in self._keeps:
                 tagged = tagged.append_column(rows.schema.field(name).with_nullable(True), rows[name])
             self._work.write(unit, tagged)
@@ -126,6 +129,10 @@ class Predict:
                     "seconds": [time.time() - began],
                 }
             )
+
+    def results(self, rows: pa.Table) -> pa.Table:
+        """One row for each of a unit's rows, with a status."""
+        return self._tagger.tag(rows)
 
 
 class Tagger:
@@ -173,7 +180,7 @@ class Tagger:
         except Exception as error:
             if len(rows) == 1:
                 failures.append(error)
-                return _result(rows, np.zeros((1, len(GENRES))), [PredictStatus.ERROR], [_said(error)])
+                return _result(rows, np.zeros((1, len(GENRES))), [PredictStatus.ERROR], [said_by(error)])
         half = len(rows) // 2
         halves = (rows.slice(0, half), rows.slice(half))
         return pa.concat_tables([self._tag_or_halve(part, failures) for part in halves])
@@ -242,5 +249,6 @@ def _account(encoded: Encoded, is_broken: np.ndarray, is_finite: np.ndarray) -> 
     return statuses, details
 
 
-def _said(error: Exception) -> str:
+def said_by(error: Exception) -> str:
+    """What stands in the detail of a row that an error was raised for."""
     return f"{type(error).__name__}: {one_line(error)}"[:200]

@@ -86,15 +86,24 @@ class Work:
         """Whether the input has been staged, and earlier predictions carried over."""
         return read_manifest(self._path(_STAGED)) is not None
 
-    def stage(self, source: TagInput, earlier: "Earlier") -> None:
-        """Write down the rows to be computed, and the predictions that still hold."""
+    def stage(
+        self, source: TagInput, earlier: "Earlier", limit: int | None = None, rows_per_unit: int | None = None
+    ) -> None:
+        """Write down the rows to be computed, and the predictions that still hold.
+
+        Args:
+            source: of the rows.
+            earlier: predictions.
+            limit: rows at the most, the first ones; null: all.
+            rows_per_unit: null: such that units cost about the same.
+        """
         recipe = Recipe(job="stage", settings={}, inputs=source.fingerprints)
         writer = TableWriter(self._path(_STAGED), source.schema, recipe)
         storage.delete(self.directory)
         writer.begin()
         num_rows = 0
         has_images = bool(source.image_files)
-        for rows in _gathered(source.rows()):
+        for rows in _gathered(_first(source.rows(), limit)):
             carried, missing = earlier.split(rows, source.kept)
             num_rows += len(rows)
             if len(carried):
@@ -102,7 +111,8 @@ class Work:
             if len(missing):
                 missing = missing if has_images else _longest_first(missing)
                 most = _ROWS_PER_UNIT_WITH_IMAGES if has_images else _ROWS_PER_UNIT
-                writer.write(missing, groups=_unit_sizes(_costs(missing), most))
+                sizes = _equal_sizes(len(missing), rows_per_unit) if rows_per_unit else None
+                writer.write(missing, groups=sizes or _unit_sizes(_costs(missing), most))
         writer.finish(rows_in=num_rows)
 
     def write(self, unit: Unit, tagged: pa.Table) -> None:
@@ -134,14 +144,29 @@ class Reader:
     """
 
     def __init__(self, work: Work, image_files: Sequence[str]):
-        self._staged, self._image_files = work.staged.directory, list(image_files)
-        self._groups: dict[tuple[int, int], pa.ChunkedArray] = {}
+        self._staged, self._images = work.staged.directory, ImageReader(image_files)
 
     def read(self, unit: Unit) -> pa.Table:
         """A unit's rows, with their images."""
         filesystem, path = storage.resolve(storage.join(self._staged, unit.part))
         with filesystem.open_input_file(path) as content:
             rows = pq.ParquetFile(content).read_row_group(unit.group)
+        return self._images.added_to(rows)
+
+
+class ImageReader:
+    """Reads the images that rows point to.
+
+    Args:
+        image_files: those that the rows point into.
+    """
+
+    def __init__(self, image_files: Sequence[str]):
+        self._image_files = list(image_files)
+        self._groups: dict[tuple[int, int], pa.ChunkedArray] = {}
+
+    def added_to(self, rows: pa.Table) -> pa.Table:
+        """The rows with their images, where they say where images are."""
         return rows.append_column("image", self._images(rows)) if IMAGE_FILE in rows.column_names else rows
 
     def _images(self, rows: pa.Table) -> pa.Array:
@@ -257,6 +282,21 @@ def _gathered(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
             waiting = []
     if waiting:
         yield pa.concat_tables(waiting).combine_chunks()
+
+
+def _first(batches: Iterator[pa.Table], limit: int | None) -> Iterator[pa.Table]:
+    """The first so many rows."""
+    num_left = limit
+    for batch in batches:
+        yield batch if num_left is None else batch.slice(0, num_left)
+        if num_left is not None:
+            num_left -= min(num_left, len(batch))
+            if num_left == 0:
+                return
+
+
+def _equal_sizes(num_rows: int, size: int) -> list[int]:
+    return [min(size, num_rows - start) for start in range(0, num_rows, size)]
 
 
 def _costs(rows: pa.Table) -> np.ndarray:

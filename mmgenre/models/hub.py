@@ -53,14 +53,14 @@ def fetching(field: str, source: str) -> Iterator[None]:
         InputError: it cannot be had; says how to go on without a hub.
     """
     try:
-        with _hub_in_silence():
+        with hub_in_silence():
             yield
     except (OSError, ValueError, KeyError) as error:
         raise InputError(_unavailable(field, source, error)) from None
 
 
 @contextlib.contextmanager
-def _hub_in_silence() -> Iterator[None]:
+def hub_in_silence() -> Iterator[None]:
     """Keep the hub's client from printing bars and each of its attempts: the error at the end says it all."""
     from huggingface_hub.utils import logging as hub  # noqa: PLC0415 - slow to import
     from transformers.utils import logging as library  # noqa: PLC0415

@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mmgenre.errors import InputError
+from mmgenre.models.alignment import Span
 from mmgenre.models.hub import fetching
 from mmgenre.models.movies import Encoded, Movies, Part
 
@@ -94,11 +95,22 @@ class TextEncoder:
         read = texts(movies, title=self._title)
         return encoded_texts(read, self._tokens(read))
 
+    def places(self, text: str) -> list[Span | None]:
+        """Where each token of a text stands in it; None for those that the tokenizer adds."""
+        tokens = self._tokenized([text], return_offsets_mapping=True)
+        words, spans = tokens.word_ids(0), tokens["offset_mapping"][0]
+        return [None if word is None else span for word, span in zip(words, spans, strict=True)]
+
+    def _tokenized(self, read: list[str], **options: bool) -> Any:
+        short = [text[: self.max_length * _CHARACTERS_PER_TOKEN] for text in read]
+        return self.tokenizer(
+            short, truncation=True, max_length=self.max_length, return_attention_mask=False, **options
+        )
+
     def _tokens(self, read: list[str]) -> Tokens:
         if not read:
             return Tokens.of([], self.tokenizer.pad_token_id)
-        short = [text[: self.max_length * _CHARACTERS_PER_TOKEN] for text in read]
-        rows = self.tokenizer(short, truncation=True, max_length=self.max_length, return_attention_mask=False)
+        rows = self._tokenized(read)
         return Tokens.of([np.asarray(row, np.int32) for row in rows["input_ids"]], self.tokenizer.pad_token_id)
 
     def save(self, directory: Path) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
+from mmgenre.models.alignment import Aligned, Span
 from mmgenre.models.genre_graph import fit_graph, learn_edges
 from mmgenre.models.genre_model import FittedAtOnce, GenreModel, ReadsText
 from mmgenre.models.movies import Batch, Encoded, Movies
@@ -120,6 +121,22 @@ class TermEncoder:
         """TF-IDF rows; empty ones where there is no plot."""
         read = texts(movies, title=self._title)
         return encoded_texts(read, self._terms(read))
+
+    def places(self, text: str) -> list[tuple[int, list[Span]]]:
+        """The terms of a text, each as often as it stands there: its column, and where its words stand."""
+        aligned = Aligned.lower_case(text)
+        # As scikit-learn has it, texts in ASCII stay as they are.
+        plain = aligned if aligned.text.isascii() else aligned.decomposed()
+        stop_words = self._vectorizer.get_stop_words() or ()
+        words = [one for one in plain.words(self._vectorizer.token_pattern) if one[0] not in stop_words]
+        found = []
+        for length in range(1, self._vectorizer.ngram_range[1] + 1):
+            for start in range(len(words) - length + 1):
+                taken = words[start : start + length]
+                column = self._vectorizer.vocabulary.get(" ".join(word for word, _ in taken))
+                if column is not None:
+                    found.append((column, [span for _, span in taken]))
+        return found
 
     def _terms(self, read: list[str]) -> Terms:
         if not read:

@@ -120,7 +120,7 @@ class Transformer(GenreModel):
 
     def depth(self, parameter: str) -> int:
         """Layers of the backbone above a named parameter; all of them for the embeddings."""
-        layers = _layers(self.backbone)
+        layers = layers_of(self.backbone)
         for number, layer in enumerate(layers):
             if any(self.get_parameter(parameter) is value for value in layer.parameters()):
                 return len(layers) - 1 - number
@@ -146,7 +146,7 @@ def _pretrained(source: str) -> Any:
 def _freeze(backbone: nn.Module, num_layers: int) -> None:
     if num_layers == 0:
         return
-    layers = _layers(backbone)
+    layers = layers_of(backbone)
     if num_layers > len(layers):
         raise InputError(f"model.frozen_layers: {num_layers}, but the backbone has {len(layers)} layers; at most that")
     embeddings = [module for name, module in backbone.named_children() if "embed" in name]
@@ -154,7 +154,7 @@ def _freeze(backbone: nn.Module, num_layers: int) -> None:
         module.requires_grad_(False)
 
 
-def _layers(backbone: nn.Module) -> nn.ModuleList:
+def layers_of(backbone: nn.Module) -> nn.ModuleList:
     """The stack of layers: transformers gives it another name in each family, but always one length."""
     depth = backbone.config.num_hidden_layers  # type: ignore[union-attr]
     stacks = [module for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]

@@ -13,6 +13,7 @@ import simplemma
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from mmgenre.errors import InputError
+from mmgenre.models.alignment import Aligned, Span
 from mmgenre.models.movies import Encoded, Movies
 from mmgenre.models.text import Tokens, encoded_texts, texts
 
@@ -23,15 +24,30 @@ _WORD = re.compile(r"[a-z0-9]+")
 _CHARACTERS_PER_WORD = 64
 
 
-def clean(text: str) -> list[str]:
-    """The lemmas of a text's words, in lower case and without accents, punctuation and stop words.
+def words_of(text: str) -> list[str]:
+    """A text's words, in lower case and without accents, punctuation and stop words.
 
-    Source: the usual preparation of texts for GloVe; lemmas by simplemma, stop words by scikit-learn.
+    Source: the usual preparation of texts for GloVe; stop words by scikit-learn.
     """
     plain = unicodedata.normalize("NFKD", text.lower().replace("'s ", " ").replace("’s ", " "))  # noqa: RUF001
     letters = "".join(letter for letter in plain if not unicodedata.combining(letter))
-    words = (word for word in _WORD.findall(letters) if word not in ENGLISH_STOP_WORDS)
-    return [simplemma.lemmatize(word, lang="en").lower() for word in words]
+    return [word for word in _WORD.findall(letters) if word not in ENGLISH_STOP_WORDS]
+
+
+def lemma(word: str) -> str:
+    """What an English word stands under in a dictionary, by simplemma."""
+    return simplemma.lemmatize(word, lang="en").lower()
+
+
+def clean(text: str) -> list[str]:
+    """The lemmas of a text's words."""
+    return [lemma(word) for word in words_of(text)]
+
+
+def places_of_words(text: str) -> list[Span]:
+    """Where each word of `clean(text)` stands in the text, in their order."""
+    read = Aligned.lower_case(text).without("['’]s(?= )").decomposed()  # noqa: RUF001
+    return [span for word, span in read.words(_WORD.pattern) if word not in ENGLISH_STOP_WORDS]
 
 
 def learn_vocabulary(read: Iterable[str], size: int) -> list[str]:
@@ -64,6 +80,10 @@ class WordEncoder:
         """Word numbers; none where there is no plot."""
         read = texts(movies, title=self._title)
         return encoded_texts(read, Tokens.of([self._ids(text) for text in read], _PADDING))
+
+    def places(self, text: str) -> list[Span]:
+        """Where the words that are read of a text stand in it, in the order of their numbers."""
+        return places_of_words(text[: self._max_length * _CHARACTERS_PER_WORD])[: self._max_length]
 
     def _ids(self, text: str) -> np.ndarray:
         words = clean(text[: self._max_length * _CHARACTERS_PER_WORD])[: self._max_length]

@@ -1,0 +1,14 @@
+"""Show which words and regions spoke for a movie's genres: of one movie as a page, of a whole table as a table.
+
+python jobs/explain.py configs/explain/default.yaml checkpoint=DIR plot=TEXT poster=FILE output=DIR
+ray job submit --working-dir . -- \\
+    python jobs/explain.py configs/explain/default.yaml checkpoint=DIR movies=TABLE_OR_FILE output=DIR
+"""
+
+from mmgenre.explain import explain_movie
+from mmgenre.explain_config import ExplainMovieConfig, ExplainTableConfig
+from mmgenre.explain_table import explain_table
+from mmgenre.job import run
+
+if __name__ == "__main__":
+    run(ExplainTableConfig, explain_table, (ExplainMovieConfig, explain_movie))
