@@ -28,6 +28,7 @@ from mmgenre.models import (
 from mmgenre.splits import Rows, Split, encode, read_split
 from mmgenre.tables import Table
 from mmgenre.thresholds import calibrate, probabilities
+from mmgenre.tracking import MlflowConfig
 
 Workers = Annotated[int, Field(ge=1)]
 
@@ -52,6 +53,9 @@ class TrainConfig(FitConfig):
     cpus_per_worker: int | None = Field(None, ge=1, description="null: an equal share of the cluster's")
     accelerator: Accelerator = Field("auto", description="auto: GPUs where a node has one now; gpu: wait for them")
     max_failures: int = Field(3, ge=0, description="times the workers are started again after a crash")
+    tracking: MlflowConfig | None = Field(
+        None, description="a store for settings, epochs and what comes of them, beside TensorBoard's files; null: none"
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -192,7 +196,7 @@ def card_of(config: TrainConfig, table: Table, fitted: Fitted) -> Card:
     calibration = calibrate(fitted.logits, fitted.labels, seed=config.seed)
     return Card(
         model=config.model,
-        training=config.to_settings(without=("dataset", "output", "features", "model")),
+        training=config.to_settings(without=("dataset", "output", "features", "model", "tracking")),
         thresholds=calibration.thresholds,
         temperature=calibration.temperature,
         alone={

@@ -12,8 +12,9 @@ from mmgenre.config import Config, assign, read_yaml
 from mmgenre.errors import InputError
 from mmgenre.metrics import Objective
 from mmgenre.search_space import Distribution, LogUniform, Point, Uniform, drawn, grid
+from mmgenre.tracking import MlflowConfig
 
-FEATURES = "features"
+FEATURES, TRACKING = "features", "tracking"
 
 
 class TuneConfig(Config):
@@ -41,6 +42,9 @@ class TuneConfig(Config):
     accelerator: Accelerator = Field("auto", description="auto: GPUs where a node has one now; gpu: wait for them")
     refit: bool = Field(False, description="train the best point again on train and validation movies")
     seed: int = Field(0, ge=0, description="of the points")
+    tracking: MlflowConfig | None = Field(
+        None, description="a store with a run for the search, and within it one for each trial; null: the preset's"
+    )
 
     @field_validator("space", mode="before")
     @classmethod
@@ -81,7 +85,23 @@ def preset_of(config: TuneConfig) -> dict[str, Any]:
         "score": config.objective,
         "accelerator": config.accelerator,
         "cpus_per_worker": max(1, int(config.cpus_per_trial)),
+        # Trials are runs of the search's own.
+        TRACKING: None,
     }
+
+
+def tracking_of(config: TuneConfig) -> MlflowConfig | None:
+    """The search's, or else its preset's.
+
+    Raises:
+        InputError: the preset's is not one.
+    """
+    values = read_yaml(Path(config.preset)).get(TRACKING)
+    if config.tracking is not None or values is None:
+        return config.tracking
+    if not isinstance(values, dict):
+        raise InputError(f"{config.preset}: tracking: found {values!r}; expected its fields")
+    return MlflowConfig.parse(values, where=f"{config.preset}: tracking")
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

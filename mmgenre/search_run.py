@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -72,8 +72,8 @@ class Work:
         return self.total - len(self.silent)
 
 
-def run_trials(config: TuneConfig, search: Search, work: Work) -> None:
-    """Ray Tune's part: until each trial has said its last word, or the time is up."""
+def run_trials(config: TuneConfig, search: Search, work: Work, others: Sequence[ray.tune.Callback] = ()) -> None:
+    """Ray Tune's part: until each trial has said its last word, or the time is up; others hear of trials, too."""
     num_workers = search.training({}).most_workers
     # Workers that share a training have their own places; its trial's process only waits for them, in a little memory.
     resources = resources_of(config) if num_workers == 1 else {"memory": _MEMORY_OF_WAITING}
@@ -97,7 +97,7 @@ def run_trials(config: TuneConfig, search: Search, work: Work) -> None:
             storage_filesystem=filesystem,
             checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=ray.tune.FailureConfig(max_failures=config.max_failures),
-            callbacks=[Watcher(search, work.total, work.silent, config.max_seconds)],
+            callbacks=[Watcher(search, work.total, work.silent, config.max_seconds), *others],
             verbose=0,
         ),
     )

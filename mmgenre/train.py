@@ -34,6 +34,7 @@ from mmgenre.schema import MOVIES
 from mmgenre.splits import read_split
 from mmgenre.storage import absolute
 from mmgenre.tables import Table
+from mmgenre.tracking_run import TRACKING, About, tracked
 from mmgenre.training_loop import Task, training_loop
 from mmgenre.training_state import Progress
 
@@ -52,10 +53,11 @@ _FREE = (
     "accelerator",
     "cpus_per_worker",
     "checkpoint_every",
+    "tracking",
 )
 # Workers that come are let in at the next of these moments: it costs what was done since the last checkpoint.
 _RESIZED_EVERY_S = 60.0
-_OWNED = (CARD, WEIGHTS, ASSETS, _INITIAL, _EPOCHS, _FEATURES, _TENSORBOARD, _HISTORY)
+_OWNED = (CARD, WEIGHTS, ASSETS, _INITIAL, _EPOCHS, _FEATURES, _TENSORBOARD, _HISTORY, TRACKING)
 
 
 def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> Manifest:
@@ -66,7 +68,8 @@ def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> Manife
         callbacks: Ray Train's, which hear of epochs.
 
     Raises:
-        InputError: no complete MOVIES table, too few rows, a model that cannot be built, or a used output.
+        InputError: no complete MOVIES table, too few rows, a model that cannot be built, a used output, or no store
+            to track it in.
     """
     table = Table(config.dataset, MOVIES)
     cards = tower_cards(config)
@@ -74,16 +77,21 @@ def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> Manife
     inputs = {"dataset": table.manifest.fingerprint} | {role: card.weights_sha256 for role, card in cards.items()}
     settings = config.to_settings(without=_FREE)
     output = Output(config.output, Recipe(job="train", settings=settings, inputs=inputs), _OWNED)
-    found = output.begin(overwrite=config.overwrite, keep="unfinished")
+    found = output.finished()
     if found is not None:
         return found
-    if isinstance(config.model, FittedAtOnce):
-        fitted, progress = _fit_at_once(config.model, table), Progress()
-    else:
-        model = _initial_model(config, output.path(_INITIAL), table, towers)
-        fitted, progress = _fit_by_gradient(config, model, output, table, callbacks)
-    card = card_of(config, table, fitted)
-    checkpoint.save(fitted.model, card, config.output)
+    store = config.tracking.connect() if config.tracking else None
+    output.begin(overwrite=config.overwrite, keep="unfinished")
+    with tracked(store, _about(config, table)) as run:
+        if isinstance(config.model, FittedAtOnce):
+            fitted, progress = _fit_at_once(config.model, table), Progress()
+        else:
+            model = _initial_model(config, output.path(_INITIAL), table, towers)
+            with run.hearing() as heard:
+                fitted, progress = _fit_by_gradient(config, model, output, table, [*callbacks, *heard])
+        card = card_of(config, table, fitted)
+        checkpoint.save(fitted.model, card, config.output)
+        run.finish(card, history=[epoch.model_dump() for epoch in progress.history])
     storage.write_bytes(output.path(_HISTORY), progress.model_dump_json(indent=2).encode())
     for leftover in (_INITIAL, _EPOCHS, _FEATURES):
         storage.delete(output.path(leftover))
@@ -96,6 +104,17 @@ def describe(manifest: Manifest) -> str:
     """The scores of the validation split, and the manifest's line."""
     scores = ", ".join(f"{name} {value:.3f}" for name, value in manifest.notes["val"].items())
     return f"validation: {scores}\n{manifest}"
+
+
+def _about(config: TrainConfig, table: Table) -> About:
+    """What a store is told of the training when it begins."""
+    settings = config.to_settings(without=("overwrite", "tracking"))
+    tags = {
+        "mmgenre.job": "train",
+        "mmgenre.family": config.model.family,
+        "mmgenre.dataset": table.manifest.fingerprint,
+    }
+    return About(config.output, settings, tags)
 
 
 def _fit_at_once(family: FittedAtOnce, table: Table) -> Fitted:

@@ -12,8 +12,6 @@ from typing import Any
 import ray
 import torch
 from ray import tune
-from ray.train import UserCallback
-from ray.util.queue import Queue
 
 from mmgenre import cluster, storage, training_state
 from mmgenre.errors import InputError, one_line
@@ -26,6 +24,7 @@ from mmgenre.search_records import RECORD, TOGETHER, TRIAL, WORST, Measured, Sea
 from mmgenre.search_space import Point
 from mmgenre.subject import Subject
 from mmgenre.thresholds import probabilities
+from mmgenre.tracking_run import Told
 from mmgenre.train import train
 from mmgenre.training_state import Epoch
 
@@ -36,18 +35,6 @@ _STATUSES: dict[type[BaseException], Status] = {
     MemoryError: "out_of_memory",
     torch.OutOfMemoryError: "out_of_memory",
 }
-
-
-class Told(UserCallback):
-    """Ray Train's controller puts each epoch of a training into a queue."""
-
-    def __init__(self, epochs: Queue):
-        self._epochs = epochs
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Called once for what all workers report: an epoch, or that they are within one."""
-        if metrics[0]:
-            self._epochs.put(metrics[0])
 
 
 class Together:

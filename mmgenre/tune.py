@@ -17,24 +17,27 @@ from mmgenre.fitting import tower_cards
 from mmgenre.manifest import Manifest, Output, Recipe
 from mmgenre.schema import MOVIES
 from mmgenre.search_best import best_model
-from mmgenre.search_config import FEATURES, TuneConfig, num_trials, points_of, preset_of
+from mmgenre.search_config import FEATURES, TRACKING, TuneConfig, num_trials, points_of, preset_of, tracking_of
 from mmgenre.search_records import TOGETHER, TRIALS, Search, said_of
 from mmgenre.search_report import Account
 from mmgenre.search_run import RAY_TUNE, Work, resources_of, run_trials
 from mmgenre.search_space import Point, fields, require_valid, training
+from mmgenre.search_tracking import TrackedTrials
 from mmgenre.subject import Preparer
 from mmgenre.tables import Table
+from mmgenre.tracking_run import TRACKING as RUN
+from mmgenre.tracking_run import About, tracked
 from mmgenre.train import train
 
 BEST = "best"
 BEST_YAML = "best.yaml"
 # Of a training and of a search, where things are, and what does not change what trials bring.
-_PLACES = ("dataset", "output", FEATURES, "accelerator", "cpus_per_worker")
+_PLACES = ("dataset", "output", FEATURES, "accelerator", "cpus_per_worker", TRACKING)
 _FREE = (
     *("dataset", "output", "overwrite", "trials", "max_concurrent", "max_seconds", "max_failures"),
-    *("accelerator", "cpus_per_trial", "gpus_per_trial", "refit"),
+    *("accelerator", "cpus_per_trial", "gpus_per_trial", "refit", TRACKING),
 )
-_OWNED = (TRIALS, BEST, BEST_YAML, FEATURES, RAY_TUNE, *search_report.FILES)
+_OWNED = (TRIALS, BEST, BEST_YAML, FEATURES, RAY_TUNE, RUN, *search_report.FILES)
 
 
 def tune(config: TuneConfig) -> Manifest:
@@ -56,13 +59,22 @@ def tune(config: TuneConfig) -> Manifest:
     found = output.finished()
     if found is not None and _is_all(found, config, points):
         return found
+    tracking = tracking_of(config)
+    store = tracking.connect() if tracking else None
     output.start(keeps=found is not None or output.keeps(overwrite=config.overwrite, keep="unfinished"))
     cluster.connect()
     search = Search(preset, config.objective, storage.absolute(config.output), _preparer())
     work = Work.of(config, points, search.records())
-    if work.num_trials:
-        run_trials(config, search, work)
-    return _conclude(config, search, output)
+    about = About(config.output, config.to_settings(without=("overwrite", TRACKING)), {"mmgenre.job": "tune"})
+    with tracked(store, about) as run:
+        trials = [TrackedTrials(search, store, run)] if store else []
+        if work.num_trials:
+            run_trials(config, search, work, trials)
+        for tracked_trials in trials:
+            tracked_trials.tell_others()
+        manifest = _conclude(config, search, output)
+        run.finish(checkpoint.read_card(output.path(BEST)), BEST)
+    return manifest
 
 
 def _is_all(found: Manifest, config: TuneConfig, points: list[Point]) -> bool:
@@ -123,6 +135,7 @@ def _task(config: TuneConfig) -> Any:
 def _yaml(search: Search, point: Point) -> bytes:
     """The training of a point, as jobs/train.py takes it; features of the search's own go with the search."""
     values = fields(search.preset, point, "best")
+    del values[TRACKING]
     if values[FEATURES] == storage.join(search.output, FEATURES):
         del values[FEATURES]
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
