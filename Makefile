@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Real movies for the tests and benchmarks that want them; without the folder those tests are skipped.
 DATA ?= ../shared/data
 
-.PHONY: demo test check bench bench-models clean
+.PHONY: demo serve test check bench bench-models clean
 
 # The stamp is the whole rule: make does nothing here unless a requirement changed.
 .venv/.installed: pyproject.toml constraints.txt
@@ -13,6 +13,11 @@ DATA ?= ../shared/data
 
 demo: .venv/.installed
 	$(BIN)/python jobs/pipeline.py configs/pipeline/demo.yaml output=runs/demo
+
+# The demo's model behind http://127.0.0.1:8000, until Ctrl-C.
+serve: .venv/.installed
+	test -f runs/demo/tiny/checkpoint/checkpoint.json || $(MAKE) demo
+	$(BIN)/python jobs/serve.py configs/serve/default.yaml checkpoint=runs/demo/tiny/checkpoint
 
 test: .venv/.installed
 	MMGENRE_DATA=$(DATA) $(BIN)/python -m pytest

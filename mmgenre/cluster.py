@@ -24,7 +24,7 @@ def connect() -> None:
         return
     # What actors print stays in Ray's logs: people read the lines that the driver prints, and its errors.
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if _is_local():
+    if is_local():
         # The driver's own C++ core complains of an actor that Ray Data itself makes.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         options |= {"address": "local", "include_dashboard": False}
@@ -55,7 +55,7 @@ def most_resources() -> dict[str, float]:
 
 def may_grow() -> bool:
     """Whether nodes may come of which nothing is known: Ray's first autoscaler does not say what it could start."""
-    return not _is_local() and _limit() is None
+    return not is_local() and _limit() is None
 
 
 def _limit() -> dict[str, int] | None:
@@ -67,7 +67,8 @@ def dashboard() -> str | None:
     return ray._private.worker.get_dashboard_url() or None
 
 
-def _is_local() -> bool:
+def is_local() -> bool:
+    """Whether `connect` starts a cluster of this machine alone."""
     return "RAY_ADDRESS" not in os.environ
 
 
@@ -78,7 +79,7 @@ def cpus_per_worker(fewest: int, most: int) -> int:
         InputError: a local cluster has fewer CPUs than there must be workers, and so would wait for ever.
     """
     nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    if _is_local() and fewest > sum(nodes):
+    if is_local() and fewest > sum(nodes):
         raise InputError(f"workers={fewest}: this machine offers {int(sum(nodes))} CPUs; ask for at most that many")
     return max(1, int(min(sum(nodes) // most, max(nodes))))
 
@@ -101,6 +102,6 @@ def use_gpu(accelerator: Accelerator) -> bool:
         InputError: GPUs are wanted of a local cluster that has none, and so would be waited for for ever.
     """
     has_gpu = ray.cluster_resources().get("GPU", 0) > 0
-    if accelerator == "gpu" and not has_gpu and _is_local():
+    if accelerator == "gpu" and not has_gpu and is_local():
         raise InputError("accelerator=gpu: this machine offers no GPU; take accelerator=cpu, or auto")
     return accelerator == "gpu" or (accelerator == "auto" and has_gpu)

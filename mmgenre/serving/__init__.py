@@ -1,0 +1,1 @@
+"""What stands behind HTTP: a model, and the page that asks it."""

@@ -1,0 +1,167 @@
+"""A served model for tests: a small fusion of random weights, and jobs/serve.py as a process."""
+
+import base64
+import contextlib
+import http.client
+import io
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mmgenre import checkpoint
+from mmgenre.genres import GENRES
+from mmgenre.models.fusion import LateFusionConfig
+from mmgenre.models.movies import Movies
+from mmgenre.thresholds import Calibration, Thresholds
+
+ROOT = Path(__file__).parent.parent
+COMMAND = [sys.executable, "jobs/serve.py", "configs/serve/default.yaml"]
+PLOTS = [
+    f"{who} {does} {what} {where}."
+    for who in ("A tired detective", "An astronaut", "Two sisters", "The last dragon", "A clown")
+    for does in ("hunts", "marries", "forgets")
+    for what in ("a killer", "the moon")
+    for where in ("in the rain", "at the end of the world, where nobody ever listens to anything at all")
+]
+IMAGE = {"model": {"family": "vgg", "weights": "none", "head": "light", "height": 32, "width": 32, "augment": None}}
+TEXT = {
+    "family": "transformer",
+    "pretrained": "none",
+    "title": True,
+    "vocab_size": 200,
+    "max_length": 48,
+    "architecture": {
+        "model_type": "electra",
+        "embedding_size": 32,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    },
+}
+
+
+def save_fusion(directory):
+    """A late fusion that reads titles, plots and posters, with other thresholds where one of them is missing."""
+    torch.manual_seed(0)
+    config = LateFusionConfig.model_validate({"text": {"model": TEXT}, "image": IMAGE})
+    model = config.build(Movies.of_plots(PLOTS)).eval()
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Random weights say 0.5 of everything: these say more.
+            if parameter.ndim > 1:
+                parameter.mul_(2.0)
+    thresholds = [
+        Thresholds(per_genre=tuple(rng.uniform(0.3, 0.7, len(GENRES))), global_threshold=0.5, kind="per_genre")
+        for _ in range(3)
+    ]
+    alone = {
+        status: Calibration(thresholds=found, temperature=temperature)
+        for status, found, temperature in zip(("text_only", "poster_only"), thresholds[1:], (0.7, 1.6), strict=True)
+    }
+    card = checkpoint.Card(
+        model=config, thresholds=thresholds[0], temperature=1.2, alone=alone, scores={"macro_f1": 0.5}
+    )
+    checkpoint.save(model, card, str(directory))
+    return str(directory)
+
+
+def picture(seed=0, size=(30, 45), kind="JPEG", mode="RGB", **options):
+    """Coarse noise as an image file."""
+    values = np.random.default_rng(seed).integers(0, 255, (6, 4, 3), np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(values).resize(size).convert(mode).save(content, kind, **options)
+    return content.getvalue()
+
+
+def in_base64(content):
+    return base64.b64encode(content).decode()
+
+
+@contextlib.contextmanager
+def served(directory, *overrides, **environment):
+    """The job as a process that answers; yields it with the port it listens at."""
+    command = [*COMMAND, f"checkpoint={directory}", "port=0", *overrides]
+    without = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=without | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        process.port = _port_of(process)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+        if process.poll() is None:
+            process.kill()
+
+
+def _port_of(process):
+    readable, _, _ = select.select([process.stdout], [], [], 120)
+    line = process.stdout.readline() if readable else ""
+    found = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
+    if found is None:
+        process.kill()
+        raise AssertionError(f"no server: {line!r} {process.communicate()[1]}")
+    return int(found[1])
+
+
+class Client:
+    """One connection, kept alive."""
+
+    def __init__(self, port):
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+    def ask(self, method, path, body=None, content_type=None, **headers):
+        """Status, headers, and the body as bytes."""
+        if content_type is not None:
+            headers["Content-Type"] = content_type
+        self.connection.request(method, path, body, headers)
+        response = self.connection.getresponse()
+        return response.status, response.headers, response.read()
+
+    def get(self, path):
+        status, _, body = self.ask("GET", path)
+        return status, json.loads(body)
+
+    def post(self, path, content):
+        """Something as JSON; status, and what is answered."""
+        status, _, body = self.ask("POST", path, json.dumps(content).encode(), "application/json")
+        return status, json.loads(body)
+
+    def send(self, path, **fields):
+        """A form, bytes as files; status, and the answer as bytes."""
+        body, content_type = form(fields)
+        status, _, answer = self.ask("POST", path, body, content_type)
+        return status, answer
+
+
+def form(fields, boundary="a-boundary"):
+    """Fields as a multipart body, bytes as files, and its content type."""
+    parts = []
+    for name, value in fields.items():
+        is_file = isinstance(value, bytes)
+        disposition = f'form-data; name="{name}"' + (f'; filename="{name}.bin"' if is_file else "")
+        head = f"--{boundary}\r\nContent-Disposition: {disposition}\r\n\r\n".encode()
+        parts.append(head + (value if is_file else value.encode()) + b"\r\n")
+    return b"".join([*parts, f"--{boundary}--\r\n".encode()]), f"multipart/form-data; boundary={boundary}"
+
+
+def wait_until(happens, timeout_s=30):
+    deadline = time.monotonic() + timeout_s
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

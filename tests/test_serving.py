@@ -1,0 +1,409 @@
+"""The service without its model's process: what it refuses, how it waits, what it makes of files."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+import threading
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from serving import PLOTS, Client, form, in_base64, picture, save_fusion, wait_until
+
+from mmgenre import checkpoint
+from mmgenre.genres import GENRES
+from mmgenre.images import shrink
+from mmgenre.models.movies import Movies
+from mmgenre.models.tfidf import TfidfConfig
+from mmgenre.predict import Tagger
+from mmgenre.serving import connections, csv_tables, guard
+from mmgenre.serving.api import build
+from mmgenre.serving.connections import HttpServer, listen
+from mmgenre.serving.limits import Limits
+from mmgenre.serving.line import Line
+from mmgenre.serving.refusals import Refusal
+from mmgenre.serving.replicas import Movie, Prediction, tag
+from mmgenre.serving.service import Service
+from mmgenre.serving.service_config import ServiceConfig
+from mmgenre.serving.uploads import stored
+
+JSON = "application/json"
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return save_fusion(tmp_path_factory.mktemp("serving") / "fusion")
+
+
+@contextlib.contextmanager
+def answering(directory, model, **config):
+    """A client of a service in this process whose model is a function, or still being loaded."""
+    service = Service(checkpoint.read_card(directory), ServiceConfig(checkpoint=directory, **config))
+    if model is not None:
+        service.attach(model, None)
+    listening = listen("127.0.0.1", 0)
+    server = HttpServer(build(service), listening)
+    server.start()
+    try:
+        yield Client(listening.getsockname()[1])
+    finally:
+        server.stop()
+        service.close()
+
+
+@pytest.fixture
+def in_process(directory):
+    """Starts a service whose model is a function; returns a client."""
+    with contextlib.ExitStack() as services:
+        yield lambda model, **config: services.enter_context(answering(directory, model, **config))
+
+
+async def half(movies):
+    return [Prediction("text_only", np.full(len(GENRES), 0.5, np.float32), None) for _ in movies]
+
+
+# What is refused
+
+
+@pytest.fixture(scope="module")
+def client(directory):
+    with answering(directory, half) as found:
+        yield found
+
+
+def bomb():
+    """A PNG of a few bytes that announces 40,000 times 40,000 pixels."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    packed = zlib.compress(bytes(100_000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+def poster(content):
+    return json.dumps({"poster": in_base64(content)})
+
+
+FORM, FORM_TYPE = form({"plot": "A plot.", "poster": picture()})
+TABLE = "id,plot\n" + "1,x\n" * 1001
+REFUSED = {
+    "no body": ("/predict", b"", JSON, 400, "not JSON"),
+    "no JSON": ("/predict", b"plot=x", JSON, 400, "not JSON"),
+    "half of it": ("/predict", b'{"plot": "x"', JSON, 400, "EOF"),
+    "bytes of nothing": ("/predict", b"\0" * 100, JSON, 400, "not JSON"),
+    "UTF-16": ("/predict", '{"plot": "x"}'.encode("utf-16"), JSON, 400, "not JSON"),
+    "no UTF-8": ("/predict", b'{"plot": "\xff"}', JSON, 400, "not JSON"),
+    "half a character": ("/predict", b'{"plot": "\\ud800"}', JSON, 400, "not JSON"),
+    "not a number": ("/predict", b'{"plot": NaN}', JSON, 400, "not JSON"),
+    "an endless number": ("/predict", b'{"plot": ' + b"9" * 1_000_000 + b"}", JSON, 400, "not JSON"),
+    "a deep nest": ("/predict", b'{"plot":' + b"[" * 1_000_000, JSON, 400, "recursion"),
+    "a list": ("/predict", b"[]", JSON, 422, "an empty list; expected an object"),
+    "text": ("/predict", b'"plot"', JSON, 422, "expected an object"),
+    "null": ("/predict", b"null", JSON, 422, "null"),
+    "a number for a plot": ("/predict", b'{"plot": 7}', JSON, 422, "plot: a number; expected text"),
+    "a list for a plot": ("/predict", b'{"plot": ["x"]}', JSON, 422, "plot: a list; expected text"),
+    "true for a title": ("/predict", b'{"title": true}', JSON, 422, "title: true or false"),
+    "an object for a poster": ("/predict", b'{"poster": {}}', JSON, 422, "poster: an object"),
+    "an unknown field": ("/predict", b'{"plto": "x"}', JSON, 422, "'plto': unknown field; expected id, title"),
+    "a million of them": (
+        "/predict",
+        json.dumps({str(n): 1 for n in range(500_000)}).encode(),
+        JSON,
+        422,
+        "unknown field",
+    ),
+    "NUL in a plot": ("/predict", b'{"plot": "a\\u0000b"}', JSON, 422, "plot: holds a NUL"),
+    "a long plot": ("/predict", json.dumps({"plot": "x" * 20_001}), JSON, 413, "at most 20,000"),
+    "ten megabytes": ("/predict", json.dumps({"plot": "x" * 10_000_000}), JSON, 413, "at most 8,000,000"),
+    "an empty batch": ("/predict", b'{"movies": []}', JSON, 422, "movies: an empty list"),
+    "no batch": ("/predict", b'{"movies": {}}', JSON, 422, "movies: an object"),
+    "a batch of numbers": ("/predict", b'{"movies": [{}, 1]}', JSON, 422, "movies.1: a number"),
+    "a batch and a plot": ("/predict", b'{"movies": [{}], "plot": "x"}', JSON, 422, "stands beside movies"),
+    "a large batch": ("/predict", json.dumps({"movies": [{}] * 65}), JSON, 413, "movies: 65; expected at most 64"),
+    "a wrong movie in it": ("/predict", b'{"movies": [{"plot": 1}]}', JSON, 422, "movies.0.plot: a number"),
+    "no base64": ("/predict", b'{"poster": "!"}', JSON, 422, "not base64"),
+    "HTML": ("/predict", poster(b"<!DOCTYPE html><html>"), JSON, 422, "HTML; expected JPEG, PNG or WebP"),
+    "a GIF": ("/predict", poster(picture(kind="GIF")), JSON, 422, "a GIF"),
+    "half a JPEG": ("/predict", poster(picture(size=(300, 300))[:3000]), JSON, 422, "truncated"),
+    "half a PNG": ("/predict", poster(picture(size=(300, 300), kind="PNG")[:-2000]), JSON, 422, "broken PNG"),
+    "a bomb": ("/predict", poster(bomb()), JSON, 413, "40000x40000 pixels; at most 25,000,000"),
+    "a poster of six megabytes": ("/predict", *form({"poster": bytes(6_000_000)}), 413, "at most 5,000,000"),
+    "a form without a boundary": ("/predict", FORM, "multipart/form-data", 400, "without a boundary"),
+    "another boundary": ("/predict", FORM, "multipart/form-data; boundary=other", 400, "a broken form"),
+    "an empty boundary": ("/predict", FORM, "multipart/form-data; boundary=", 400, "without a boundary"),
+    "half a form": ("/predict", FORM[:200], FORM_TYPE, 400, "breaks off"),
+    "an empty form": ("/predict", b"", FORM_TYPE, 400, "breaks off"),
+    "a form of other fields": ("/predict", *form({"text": "x"}), 422, "'text': unknown field"),
+    "a plot as a file": ("/predict", *form({"plot": b"x"}), 422, "'plot': a file"),
+    "a form with no UTF-8": ("/predict", FORM.replace(b"A plot", b"A \xff\xfe"), FORM_TYPE, 400, "not UTF-8"),
+    "a field twice": ("/predict", FORM.replace(b'"poster";', b'"plot";'), FORM_TYPE, 422, "more than one"),
+    "a hundred fields": ("/predict", *form({str(n): "x" for n in range(100)}), 413, "more than 16 fields"),
+    "fields without a name": ("/predict", FORM.replace(b"; name", b"; nam"), FORM_TYPE, 400, "without a name"),
+    "no kind of body": ("/predict", b"{}", None, 415, "none; expected application/json"),
+    "another kind": ("/predict", b"<a/>", "application/xml", 415, "'application/xml'; expected"),
+    "a form of the old kind": ("/predict", b"plot=x", "application/x-www-form-urlencoded", 415, "expected"),
+    "several to explain": ("/explain", b'{"movies": [{}]}', JSON, 422, "expected one movie"),
+    "HTML to explain": ("/explain", poster(b"<html>"), JSON, 422, "HTML"),
+    "no table": ("/tag", *form({"plot": "x"}), 422, "expected a CSV file in the field table"),
+    "JSON for a table": ("/tag", b"{}", JSON, 415, "expected multipart/form-data"),
+    "an empty table": ("/tag", *form({"table": b""}), 422, "no column plot"),
+    "a table without rows": ("/tag", *form({"table": b"plot\n"}), 422, "no rows"),
+    "a table without plots": ("/tag", *form({"table": b"id,name\n1,2\n"}), 422, "found 'id', 'name'"),
+    "a table of uneven rows": ("/tag", *form({"table": b"id,plot\n1,x\n1,x,2\n"}), 422, "line 3 has 3 cells"),
+    "a table with an open quote": ("/tag", *form({"table": b'id,plot\n1,"x\n'}), 422, "no CSV"),
+    "a table of bytes": ("/tag", *form({"table": b"id,plot\n1,\xff\n"}), 422, "not UTF-8"),
+    "an image for a table": ("/tag", *form({"table": picture()}), 422, "not UTF-8"),
+    "plots twice": ("/tag", *form({"table": b"plot,plot\n1,2\n"}), 422, "more than one column 'plot'"),
+    "a long table": ("/tag", *form({"table": TABLE.encode()}), 413, "use jobs/tag.py"),
+    "a large table": ("/tag", *form({"table": b"plot\n" + b"x" * 5_000_000}), 413, "use jobs/tag.py"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_bad_request_is_told_in_one_line_what_is_wrong(case, client):
+    path, body, kind, expected_status, said = REFUSED[case]
+
+    status, headers, answer = client.ask("POST", path, body, kind)
+
+    message = json.loads(answer)["error"]
+    assert (status, said in message, "\n" in message) == (expected_status, True, False), message
+    assert headers["Content-Type"] == JSON
+    # The connection is good for the next request.
+    assert client.get("/health")[0] == 200
+
+
+# How it waits
+
+
+def test_health_says_when_the_model_is_not_there_yet(in_process):
+    client = in_process(None)
+
+    for status, answer in (client.get("/health"), client.post("/predict", {"plot": "x"})):
+        assert status == 503
+        assert "still being loaded" in answer["error"]
+    assert client.get("/model")[0] == 200
+
+
+def test_an_answer_that_takes_too_long_is_503(in_process):
+    async def stuck(movies):
+        await asyncio.sleep(30)
+
+    status, answer = in_process(stuck, timeout_s=0.2).post("/predict", {"plot": "x"})
+
+    assert status == 503
+    assert answer["error"] == "took longer than 0.2 s; try again later, or send less"
+
+
+def test_an_error_of_the_services_own_is_one_line_of_json(in_process):
+    async def fail(movies):
+        raise RuntimeError("secret")
+
+    client = in_process(fail)
+    status, answer = client.post("/predict", {"plot": "x"})
+
+    assert status == 500
+    assert answer == {"error": "an error of the service's own; its log tells more"}
+    assert client.get("/health")[0] == 200
+
+
+def test_explanations_may_be_switched_off(in_process):
+    status, answer = in_process(half, explain=False).post("/explain", {"plot": "x"})
+
+    assert status == 404
+    assert "start the service with explain=true" in answer["error"]
+
+
+def test_tables_wait_for_their_turn_and_too_many_are_turned_away(in_process):
+    gate, is_there = threading.Event(), threading.Event()
+
+    async def when_open(movies):
+        is_there.set()
+        while not gate.is_set():
+            await asyncio.sleep(0.01)
+        return await half(movies)
+
+    client = in_process(when_open, tables_at_once=1)
+    other = Client(client.connection.port)
+    table = b"plot\n" + b"x\n" * 300
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(client.send, "/tag", table=table)
+        assert is_there.wait(10)
+        refused, _ = other.send("/tag", table=table)
+        gate.set()
+        status, tagged = first.result()
+
+    assert (status, refused) == (200, 503)
+    assert tagged.count(b"text_only") == 300
+
+
+def test_headers_that_do_not_come_end_the_connection(in_process, monkeypatch):
+    monkeypatch.setattr(connections, "_HEAD_S", 0.3)
+    client = in_process(half)
+
+    for said, answer in ((b"GET / HTTP/1.1\r\nHost:", b"HTTP/1.1 408"), (b"", b"")):
+        with socket.create_connection(("127.0.0.1", client.connection.port), timeout=10) as connection:
+            connection.sendall(said)
+
+            assert connection.recv(12) == answer
+
+
+def announce(client, num_bytes):
+    """A connection on which a request with a body of that size begins."""
+    connection = socket.create_connection(("127.0.0.1", client.connection.port), timeout=10)
+    head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json"
+    connection.sendall(f"{head}\r\nContent-Length: {num_bytes}\r\n\r\n".encode())
+    return connection
+
+
+def test_a_body_that_does_not_go_on_is_408(in_process, monkeypatch):
+    monkeypatch.setattr(guard, "_PAUSE_S", 0.3)
+    with announce(in_process(half), 1000) as connection:
+        connection.sendall(b'{"plot": "x')
+
+        answer = connection.recv(1000)
+
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"body: comes too slowly" in answer
+
+
+def test_bodies_that_come_at_once_share_a_bound(in_process, monkeypatch):
+    monkeypatch.setattr(guard, "_BYTES_AT_ONCE", 10_000)
+    client = in_process(half)
+    small = {"plot": "x" * 3_000}
+    with announce(client, 9_000) as connection:
+        connection.sendall(b" " * 8_000)
+        wait_until(lambda: client.post("/predict", small)[0] == 503)
+        status, headers, answer = client.ask("POST", "/predict", json.dumps(small), JSON)
+
+    assert (status, headers["Retry-After"]) == (503, "1")
+    assert b"too many large requests at once" in answer
+    wait_until(lambda: client.post("/predict", small)[0] == 200)
+
+
+def test_a_body_that_goes_on_after_it_was_refused_is_not_read_for_ever(in_process, monkeypatch):
+    monkeypatch.setattr(connections, "_MOST_DRAINED", 2_000_000)
+
+    with announce(in_process(half), 10**12) as connection, pytest.raises(ConnectionError):
+        for _ in range(1000):
+            connection.sendall(bytes(100_000))
+
+
+def test_a_line_computes_in_batches_what_came_together():
+    batches = []
+
+    async def double(numbers):
+        batches.append(len(numbers))
+        await asyncio.sleep(0.02)
+        return [2 * number for number in numbers]
+
+    async def run():
+        line = Line(double, max_batch=8, max_waiting=100, at_once=1)
+        return await asyncio.gather(*(line.ask([number]) for number in range(17)))
+
+    assert asyncio.run(run()) == [[2 * number] for number in range(17)]
+    assert batches == [8, 8, 1]
+
+
+def test_a_line_that_waits_fills_its_batch():
+    batches = []
+
+    async def count(numbers):
+        batches.append(len(numbers))
+        return numbers
+
+    async def run():
+        line = Line(count, max_batch=8, max_waiting=100, at_once=1, patience_s=0.05)
+        await asyncio.gather(*(ask_later(line, number) for number in range(4)))
+
+    async def ask_later(line, number):
+        await asyncio.sleep(0.005 * number)
+        await line.ask([number])
+
+    asyncio.run(run())
+
+    assert batches == [4]
+
+
+def test_who_has_gone_away_is_not_computed_and_a_full_line_refuses_all_or_nothing():
+    computed = []
+
+    async def slow(numbers):
+        computed.extend(numbers)
+        await asyncio.sleep(0.1)
+        return numbers
+
+    async def run():
+        line = Line(slow, max_batch=1, max_waiting=3, at_once=1)
+        first = asyncio.create_task(line.ask([1]))
+        await asyncio.sleep(0.01)
+        impatient = asyncio.create_task(line.ask([2]))
+        await asyncio.sleep(0.01)
+        impatient.cancel()
+        with pytest.raises(Refusal, match="busy: 1 are waiting"):
+            await line.ask([3, 4, 5])
+        return await asyncio.gather(first, line.ask([6]))
+
+    assert asyncio.run(run()) == [[1], [6]]
+    assert computed == [1, 6]
+
+
+def test_a_model_that_fails_on_all_of_a_batch_is_an_error_of_each_movie(tmp_path):
+    model = TfidfConfig(min_df=1).fit(Movies.of_plots(PLOTS), np.eye(len(PLOTS), len(GENRES), dtype=np.float32))
+    thresholds = checkpoint.Thresholds(per_genre=(0.5,) * 9, global_threshold=0.5, kind="global")
+    checkpoint.save(model, checkpoint.Card(model=TfidfConfig(min_df=1), thresholds=thresholds), str(tmp_path))
+    tagger = Tagger.load(str(tmp_path), "fp32")
+
+    def fail(_):
+        raise RuntimeError("no memory")
+
+    tagger._predictor.logits = fail
+    found = tag(tagger, [Movie(None, plot, None) for plot in PLOTS[:3]])
+
+    assert [(one.status, one.detail) for one in found] == [("error", "RuntimeError: no memory")] * 3
+
+
+def test_tables_of_spreadsheets_are_read_and_written_as_they_do():
+    table = csv_tables.read("\ufeffName;Plot;plot\r\n\r\nA;B;one\r\nC;D;two\r\n".encode(), Limits())
+    predictions = [Prediction("text_only", np.full(9, 0.25, np.float32), None)] * 2
+
+    tagged = table.tagged(predictions, [["Drama", "Crime"], []])
+
+    assert [movie.plot for movie in table.movies()] == ["one", "two"]
+    lines = tagged.decode().split("\r\n")
+    assert lines[0].startswith("\ufeffName;Plot;plot;genres;status;p_Action;")
+    assert lines[1] == "A;B;one;Drama|Crime;text_only" + ";0.2500000" * 9
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected_name"),
+    [
+        ("movies.csv", "movies-tagged.csv"),
+        ("C:\\a\\My films.csv", "My films-tagged.csv"),
+        ("../../x\r\nEvil: 1", "x__Evil_ 1-tagged.csv"),
+        ("", "movies-tagged.csv"),
+        ("\u96fb\u5f71.csv", "\u96fb\u5f71-tagged.csv"),
+    ],
+)
+def test_a_tagged_file_is_called_after_the_one_sent(sent, expected_name):
+    assert csv_tables.tagged_name(sent) == expected_name
+
+
+def test_posters_as_the_stage_stores_them_stay_as_they_are_and_others_become_so():
+    for seed, size in enumerate([(384, 256), (1, 1), (30, 384), (1000, 700)]):
+        upload = picture(seed, size, "PNG")
+        once = shrink(upload, 384, 10**9).jpeg
+
+        assert stored(upload, 384, Limits()) == once
+        assert stored(once, 384, Limits()) == once
+        # Another quality, or another size, is another picture.
+        assert stored(picture(seed, size, quality=75), 384, Limits()) != picture(seed, size, quality=75)
+        assert stored(once, 16, Limits()) == shrink(once, 16, 10**9).jpeg
+    scan = once.index(b"\xff\xda")
+    for broken, said in ((once[:-300], "truncated"), (once[: scan + 4] + bytes(9) + once[scan + 13 :], "be decoded")):
+        with pytest.raises(Refusal, match=said):
+            stored(broken, 384, Limits())
