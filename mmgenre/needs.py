@@ -14,13 +14,18 @@ from mmgenre.dataset import DatasetConfig
 from mmgenre.enrich import EnrichConfig
 from mmgenre.errors import InputError
 from mmgenre.evaluate import EvaluateConfig
+from mmgenre.explain_config import ExplainMovieConfig, ExplainTableConfig
+from mmgenre.export import ExportConfig
 from mmgenre.fitting import TrainConfig
 from mmgenre.pipeline import PipelineConfig
 from mmgenre.posters import PostersConfig
 from mmgenre.providers import OmdbConfig, TmdbConfig
+from mmgenre.report import ReportConfig
 from mmgenre.search_config import TuneConfig
+from mmgenre.serve import ServingConfig
 from mmgenre.stages import StagesConfig
 from mmgenre.tag import TagConfig
+from mmgenre.topics import TopicsConfig
 
 # What can be asked for.
 RUNS: tuple[type[Config], ...] = (
@@ -35,9 +40,18 @@ RUNS: tuple[type[Config], ...] = (
     BulkConfig,
     EvaluateConfig,
     CompareConfig,
+    ReportConfig,
+    ExportConfig,
+    ExplainTableConfig,
+    ExplainMovieConfig,
+    TopicsConfig,
+    ServingConfig,
 )
-_OUTPUTS = ("output", "export_dir", "features")
-_INPUTS = ("input", "path", "data", "dataset", "catalog", "enriched", "posters", "movies", "checkpoint", "predictions")
+_OUTPUTS = ("output", "export_dir", "features", "embeddings")
+_INPUTS = (
+    *("input", "path", "data", "dataset", "catalog", "enriched", "posters", "movies", "checkpoint", "predictions"),
+    *("report", "genres"),
+)
 
 
 @dataclass(frozen=True)
@@ -115,17 +129,21 @@ def _is_in(location: str, folders: set[str]) -> bool:
 def _processors(part: Config) -> tuple[float, float]:
     """CPUs and GPUs without which a stage does not begin, or has fewer processes than it is told to have."""
     match part:
-        case TrainConfig():
-            on_gpus = part.accelerator == "gpu"
-            return part.fewest_workers * (part.cpus_per_worker or 1), part.fewest_workers * on_gpus
         case TuneConfig():
             return part.cpus_per_trial, part.gpus_per_trial or 0
-        case TagConfig():
-            actors = part.actors or 1
-            return actors * part.cpus_per_actor, actors * (part.accelerator == "gpu")
+        case TrainConfig():
+            processes, cpus = part.fewest_workers, part.cpus_per_worker or 1
+        case TagConfig() | ExplainTableConfig():
+            processes, cpus = part.actors or 1, part.cpus_per_actor
+        case ServingConfig():
+            processes, cpus = part.replicas, part.cpus_per_replica
         case EnrichConfig() | PostersConfig():
-            return part.actors or 1, 0
-    return 0, 0
+            processes, cpus = part.actors or 1, 1
+        case TopicsConfig():
+            processes, cpus = 1, 1
+        case _:
+            return 0, 0
+    return processes * cpus, processes * (getattr(part, "accelerator", None) == "gpu")
 
 
 def _urls(part: Config) -> Iterator[str]:

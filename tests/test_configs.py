@@ -12,14 +12,19 @@ from mmgenre.compare import CompareConfig
 from mmgenre.dataset import DatasetConfig
 from mmgenre.enrich import EnrichConfig
 from mmgenre.evaluate import EvaluateConfig
+from mmgenre.explain_config import ExplainMovieConfig, ExplainTableConfig
+from mmgenre.export import ExportConfig
 from mmgenre.needs import RUNS
 from mmgenre.pipeline import PipelineConfig
 from mmgenre.posters import PostersConfig
+from mmgenre.report import ReportConfig
 from mmgenre.sandbox.serve import ServeConfig
 from mmgenre.search_config import TuneConfig, preset_of
 from mmgenre.search_space import require_valid
+from mmgenre.serve import ServingConfig
 from mmgenre.submit import SubmitConfig
 from mmgenre.tag import TagConfig
+from mmgenre.topics import TopicsConfig
 from mmgenre.train import TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -30,11 +35,16 @@ JOBS = {
     "dataset": (DatasetConfig, ("catalog=IN", "enriched=IN", "output=OUT")),
     "enrich": (EnrichConfig, ("catalog=IN", "output=OUT")),
     "evaluate": (EvaluateConfig, ("predictions=IN", "movies=IN", "output=OUT")),
+    "explain": (ExplainTableConfig, ("checkpoint=IN", "movies=IN", "output=OUT")),
+    "export": (ExportConfig, ("checkpoint=IN", "output=OUT")),
     "pipeline": (PipelineConfig, ("output=OUT",)),
     "posters": (PostersConfig, ("enriched=IN", "output=OUT")),
+    "report": (ReportConfig, ("movies=IN", "output=OUT")),
     "sandbox": (ServeConfig, ("output=OUT",)),
+    "serve": (ServingConfig, ("checkpoint=IN",)),
     "submit": (SubmitConfig, ("command=[python, jobs/train.py]",)),
     "tag": (TagConfig, ("checkpoint=IN", "movies=IN", "output=OUT")),
+    "topics": (TopicsConfig, ("checkpoint=IN", "movies=IN", "output=OUT")),
     "train": (TrainConfig, ("dataset=IN", "output=OUT")),
     "tune": (TuneConfig, ("dataset=IN", "output=OUT")),
 }
@@ -102,7 +112,7 @@ def test_a_job_is_fifteen_lines_that_do_nothing_when_imported(script):
 def test_doctor_takes_the_configs_of_all_jobs_that_compute():
     others = {config_type for job, (config_type, _) in JOBS.items() if job not in ("submit", "sandbox")}
 
-    assert {*RUNS} == others | {BulkConfig}
+    assert {*RUNS} == others | {BulkConfig, ExplainMovieConfig}
 
 
 @pytest.mark.parametrize("script", [script for script in SCRIPTS if script != DOCTOR])

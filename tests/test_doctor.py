@@ -15,8 +15,13 @@ from mmgenre import node_probe
 from mmgenre.config import parse_args
 from mmgenre.doctor import examine, same_storage, same_versions
 from mmgenre.errors import InputError
+from mmgenre.export import ExportConfig
 from mmgenre.needs import RUNS, needs_of
 from mmgenre.node_probe import Probe
+from mmgenre.report import ReportConfig
+from mmgenre.serve import ServingConfig
+from mmgenre.tag import TagConfig
+from mmgenre.topics import TopicsConfig
 
 ROOT = Path(__file__).parent.parent
 
@@ -245,3 +250,23 @@ def processes_of(pid, session):
 def is_loopback(address):
     found = ipaddress.ip_address(address)
     return (getattr(found, "ipv4_mapped", None) or found).is_loopback
+
+
+@pytest.mark.parametrize(
+    ("config_type", "arguments"),
+    [
+        (TopicsConfig, ["topics/default.yaml", "checkpoint=/model", "movies=/in", "output=/out"]),
+        (ServingConfig, ["serve/default.yaml", "checkpoint=/model"]),
+        (ExportConfig, ["export/default.yaml", "checkpoint=/model", "output=/out"]),
+        (ReportConfig, ["report/default.yaml", "movies=/in", "output=/out", "models.one.predictions=/in2"]),
+        (TagConfig, ["tag/default.yaml", "checkpoint=/model", "movies=/in", "output=/out"]),
+    ],
+)
+def test_a_job_is_known_by_the_fields_that_its_config_has(config_type, arguments):
+    assert type(parse_args(RUNS, [str(ROOT / "configs" / arguments[0]), *arguments[1:]])) is config_type
+
+
+def test_a_service_needs_a_place_for_each_replica():
+    found = needs("serve/default.yaml", "checkpoint=/model", "replicas=3", "cpus_per_replica=2", "accelerator=gpu")
+
+    assert (found.cpus, found.gpus, found.inputs, found.outputs) == (6, 3, ("/model",), ())
