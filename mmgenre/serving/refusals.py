@@ -21,7 +21,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a mishap
     @property
     def headers(self) -> dict[str, str]:
         """What is sent beside the message."""
-        return {"Retry-After": str(RETRY_AFTER_S)} if False else {}
+        return {"Retry-After": str(RETRY_AFTER_S)} if self.status == 503 else {}
 
     @property
     def body(self) -> bytes:
