@@ -25,6 +25,10 @@ class TrackedTrials(Callback):
         self._search, self._store, self._parent = search, store, parent
         self._runs: dict[str, Run] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune pickles callbacks into an account that is never read, and a connection cannot be."""
+        return {}
+
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """An epoch."""
         self._tell(self._search.record(trial.config[TRIAL]["name"]))

@@ -61,7 +61,7 @@ class Run:
         self._store, self._about = store, about
         self.id: str | None = None
         self._status: str | None = None
-        self._num_epochs = 0
+        self._epochs: set[int] = set()
 
     def begin(self) -> None:
         """Say that it has begun."""
@@ -82,7 +82,7 @@ class Run:
 
         def say(store: Store) -> None:
             self._log_epochs(store, history)
-            self._log_metrics(store, _results(card), step=self._num_epochs)
+            self._log_metrics(store, _results(card), step=max(self._epochs, default=0))
             if store.config.artifacts:
                 self._upload(store, storage.join(self._about.output, *filter(None, [below])))
 
@@ -138,7 +138,8 @@ class Run:
         run = self._earlier(store) or self._create(store)
         self._log_params(store, run)
         epochs = store.client.get_metric_history(run.info.run_id, "epoch")
-        self._num_epochs = max((metric.step for metric in epochs), default=0)
+        # With gaps: what a killed training did last may not have arrived.
+        self._epochs = {metric.step for metric in epochs}
         self.id, self._status = run.info.run_id, run.info.status
         if self._about.parent is None:
             where = f"experiment {store.config.experiment!r} of {shown(store.uri)}"
@@ -194,10 +195,10 @@ class Run:
     def _log_epochs(self, store: Store, epochs: Iterable[Mapping[str, float]]) -> None:
         for epoch in epochs:
             number = int(epoch["epoch"])
-            if number > self._num_epochs:
+            if number not in self._epochs:
                 self._become(store, "RUNNING")
                 self._log_metrics(store, epoch, step=number)
-                self._num_epochs = number
+                self._epochs.add(number)
 
     def _log_metrics(self, store: Store, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric  # noqa: PLC0415 - an extra, and slow to import
@@ -238,7 +239,9 @@ def tracked(store: Store | None, about: About) -> Iterator[Run]:
         run.end("KILLED")
         raise
     except BaseException as error:
-        run.end("FAILED", error=f"{type(error).__name__}: {one_line(error)}")
+        # What a Ray task raised comes with its whole traceback, and as it was.
+        cause = getattr(error, "cause", error)
+        run.end("FAILED", error=f"{type(cause).__name__}: {one_line(cause)}")
         raise
     run.end("FINISHED")
 

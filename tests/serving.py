@@ -110,7 +110,7 @@ def served(directory, *overrides, **environment):
 
 
 def _port_of(process):
-    readable, _, _ = select.select([process.stdout], [], [], 120)
+    readable, _, _ = select.select([process.stdout], [], [], 300)
     line = process.stdout.readline() if readable else ""
     found = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
     if found is None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from scipy.stats import spearmanr
+from serving import TEXT
+from test_image_models import VISION
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.models.vgg import cfgs
 
@@ -39,32 +41,12 @@ WORDS = [*GENRE_WORDS, "night", "river", "winter", "letter", "bridge", "door", "
 RANDOM = np.random.default_rng(0)
 PLOTS = [" ".join(RANDOM.choice(WORDS, RANDOM.integers(8, 16))) for _ in range(240)]
 LABELS = np.stack([[word in plot.split() for word in GENRE_WORDS] for plot in PLOTS]).astype(np.float32)
-ELECTRA = {
-    "model_type": "electra",
-    "embedding_size": 32,
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-}
-VISION = {
-    name: {
-        "model_type": name,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "image_size": 32,
-        "patch_size": 8,
-    }
-    for name in ("clip_vision_model", "vit")
-}
 TEXTS = {
     "tfidf": TfidfConfig(c=10),
     "tfidf with a graph": TfidfConfig(c=10, genre_graph=True),
     "bilstm": BilstmConfig(vector_size=24, hidden=32, dropout=0),
     "transformer": TransformerConfig(
-        pretrained=None, architecture=ELECTRA, vocab_size=150, max_length=32, dropout=0, title=True
+        pretrained=None, architecture=TEXT["architecture"], vocab_size=150, max_length=32, dropout=0, title=True
     ),
 }
 POSTERS = {
@@ -381,7 +363,8 @@ def test_a_heat_map_of_a_model_whose_weights_are_drawn_anew_is_another(watcher, 
     both = [explainer(config, one) for one in (model, random)]
     maps = [[one.explain(None, None, image, [SHOWN]).heat[SHOWN] for one in both] for image, _ in unseen]
 
-    likeness = [np.nan_to_num(spearmanr(first, second, axis=None).statistic) for first, second in maps]
+    # A map may be empty: nothing speaks for the genre.
+    likeness = [spearmanr(*pair, axis=None).statistic if all(map(np.ptp, pair)) else 0 for pair in maps]
 
     assert np.mean(likeness) < 0.4
     same = [both[0].explain(None, None, image, [SHOWN]).heat[SHOWN] for image, _ in unseen]

@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -244,7 +245,9 @@ def run_code(blocks, directory, without=()):
     (directory / "poster.jpg").write_bytes(poster(0))
     given = json.dumps([blocks, list(without)])
     command = [sys.executable, "-c", RUNNER]
-    done = subprocess.run(command, input=given, cwd=directory, capture_output=True, text=True, check=False)
+    # As with the package installed.
+    known = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, input=given, cwd=directory, env=known, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

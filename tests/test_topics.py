@@ -89,6 +89,16 @@ def test_similar_topics_are_joined_until_there_are_as_many_as_wanted():
     assert sizes[0] > 1.8 * sizes[1]
 
 
+def test_what_holds_too_large_a_share_of_the_movies_is_taken_apart():
+    apart = TopicModel(planted(NUM_EACH), TopicModelConfig(**SMALL | {"min_topic_size": 5}, max_topic_share=0.3))
+
+    # The kinds are a third each.
+    assert apart.num_topics > len(KINDS)
+    assert np.bincount(apart.assigned.topics[apart.assigned.topics != NO_TOPIC]).max() <= 0.3 * len(KINDS) * NUM_EACH
+    with pytest.raises(InputError, match=r"no more than max_topic_share=0\.01 of them, are alike; lower the one"):
+        TopicModel(planted(NUM_EACH), TopicModelConfig(**SMALL, max_topic_share=0.01))
+
+
 def test_too_few_plots_and_plots_without_common_words_are_one_line():
     with pytest.raises(InputError, match=r"movies: 6 plots; expected at least 20 .* give more movies, or lower these"):
         TopicModel(planted(2), TopicModelConfig(**SMALL))

@@ -98,7 +98,7 @@ def runs_of(uri, experiment):
 def steps(uri, run, metric):
     from mlflow import MlflowClient
 
-    return [(one.step, one.value) for one in MlflowClient(uri).get_metric_history(run.info.run_id, metric)]
+    return sorted((one.step, one.value) for one in MlflowClient(uri).get_metric_history(run.info.run_id, metric))
 
 
 def files_of(uri, run, path):

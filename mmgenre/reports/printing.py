@@ -17,6 +17,7 @@ PAGE, INDEX, STYLE, NO_JEKYLL = "report.html", "index.html", "style.css", ".noje
 FIGURES, POSTERS = "figures", "posters"
 # All that a report may consist of, as patterns of names in its folder.
 OWNED = (PAGE, INDEX, STYLE, NO_JEKYLL, FIGURES, POSTERS)
+_STYLES = ("style.css", "report.css")
 _CSS_PIXELS = 96
 _COLUMNS = 3
 _PNG_DPI = 110
@@ -68,7 +69,7 @@ class Printer:
             "report.html", title=page.title, page=page, pictures=pictures, poster=self._poster, site=self._site
         )
         if self._site:
-            self._files[STYLE] = pages.render("report_style.css").encode()
+            self._files[STYLE] = "\n".join(map(pages.render, _STYLES)).encode()
             # GitHub would otherwise hand the files to Jekyll.
             self._files[NO_JEKYLL] = b""
         self._files[INDEX if self._site else PAGE] = html.encode()
