@@ -34,9 +34,10 @@ bench: .venv/.installed
 	$(BIN)/python bench/posters.py
 	$(BIN)/python bench/tagging.py scale
 	$(BIN)/python bench/tagging.py resume
+	$(BIN)/python bench/serving.py
 
 # What is learned from real movies: MOVIES=DIR of a MOVIES table, PLOTS=FILE of plots, PRETRAINED=DIR of a text encoder,
-# WEIGHTS=FILE of VGG-16's convolutions, CHECKPOINT=DIR of a trained poster model.
+# WEIGHTS=FILE of VGG-16's convolutions, CHECKPOINT=DIR of a trained poster model, TEXT=DIR of a trained text encoder.
 bench-models: .venv/.installed
 	$(BIN)/python bench/training.py $(MOVIES) $(PRETRAINED)
 	$(BIN)/python bench/features.py $(MOVIES) $(WEIGHTS)
@@ -44,6 +45,8 @@ bench-models: .venv/.installed
 	$(BIN)/python bench/search.py $(MOVIES)
 	$(BIN)/python bench/tagging.py text $(PLOTS) $(PRETRAINED) --rows 25984
 	$(BIN)/python bench/tagging.py actors $(PLOTS) $(PRETRAINED)
+	$(BIN)/python bench/serving.py $(TEXT) --plots $(PLOTS)
+	$(BIN)/python bench/topics.py $(TEXT) $(MOVIES)
 
 clean:
 	rm -rf .venv runs

@@ -124,7 +124,8 @@ def tiny(plots: list[str], directory: str) -> str:
 def expected(directory: str, plots: list[str], folder: str) -> np.ndarray:
     """What jobs/tag.py says: probabilities, shape (N, 9)."""
     ids = [f"m{number}" for number in range(len(plots))]
-    pq.write_table(pa.table({"imdb_id": ids, "plot": plots}), f"{folder}/plots.parquet")
+    untitled = pa.nulls(len(plots), pa.string())
+    pq.write_table(pa.table({"imdb_id": ids, "plot": plots, "title": untitled}), f"{folder}/plots.parquet")
     settings = [f"checkpoint={directory}", f"movies={folder}/plots.parquet", f"output={folder}/tags", "precision=fp32"]
     command = [sys.executable, "jobs/tag.py", "configs/tag/default.yaml", *settings]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

@@ -10,6 +10,9 @@ import numpy as np
 
 # Movies of this many batches are sorted by length together: enough for equal lengths, few enough to stay random.
 _WINDOW = 50
+# Rows shorter than this share of a batch's longest one wait for the next batch. Among few rows the longest is far longer
+# than most: padding 32 plots to it takes twice as long as three batches do.
+_SIMILAR = 0.75
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,11 @@ def by_length(lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
     A row longer than max_tokens is a batch of its own.
     """
     order = np.argsort(-lengths, kind="stable")
+    descending = lengths[order]
     start = 0
     while start < len(order):
-        size = max(1, max_tokens // max(1, int(lengths[order[start]])))
-        yield order[start : start + size]
-        start += size
+        longest = int(descending[start])
+        size = max(1, max_tokens // max(1, longest))
+        similar = int(np.searchsorted(-descending[start:], -_SIMILAR * longest, side="right"))
+        yield order[start : start + min(size, similar)]
+        start += min(size, similar)

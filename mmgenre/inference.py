@@ -67,7 +67,8 @@ class Predictor:
     def logits(self, movies: Encoded) -> np.ndarray:
         """Logits of N encoded movies, shape (N, 9), float32."""
         if self.precision == "auto" and len(movies.lengths):
-            self._choose(movies.take(next(by_length(movies.lengths, _MEASURED_TOKENS))))
+            count = max(1, _MEASURED_TOKENS // max(1, int(movies.lengths.max())))
+            self._choose(movies.take(np.argsort(-movies.lengths, kind="stable")[:count]))
         return predict_logits(self._model, movies, self.device, self.precision)
 
     def _choose(self, movies: Encoded) -> None:

@@ -141,6 +141,15 @@ def test_batches_by_length_are_few_and_hardly_padded():
     assert padding(batches) < 0.05
 
 
+def test_few_rows_of_very_different_length_are_hardly_padded_either():
+    few = LENGTHS[:32] ** 2 // 256
+    batches = list(by_length(few, 16_384))
+
+    assert 32 * few.max() > 2.5 * few.sum()
+    assert sum(len(batch) * few[batch].max() for batch in batches) < 1.2 * few.sum()
+    assert len(batches) < 12
+
+
 def test_rows_without_tokens_are_computed_too():
     assert [batch.tolist() for batch in by_length(np.zeros(3, int), 2)] == [[0, 1], [2]]
     assert list(by_length(np.zeros(0, int), 2)) == []
