@@ -68,6 +68,7 @@ class Report(Config):
     intervals: dict[str, tuple[float, float]] = Field(description="95 % intervals, as resampled_scores names them")
     resamples: int
     seed: int
+    weights_sha256: str | None = Field(description="of the model that predicted; null: the predictions do not say")
     predictions_fingerprint: str
     dataset_fingerprint: str
 
@@ -199,6 +200,7 @@ def judge(truth: Truth, directory: str, global_threshold: float | None = None) -
         intervals=intervals(resampled),
         resamples=config.resamples,
         seed=config.seed,
+        weights_sha256=predictions.manifest.recipe.settings.get("model", {}).get("weights"),
         predictions_fingerprint=predictions.manifest.fingerprint,
         dataset_fingerprint=truth.fingerprint,
     )

@@ -97,7 +97,7 @@ def export(config: ExportConfig) -> Manifest:
     _require_places(config)
     card, model = checkpoint.load(config.checkpoint)
     found = calibrations(card, config.checkpoint)
-    source = Source(config.checkpoint, card, model, found, _report(config.report))
+    source = Source(config.checkpoint, card, model, found, _report(config.report, card))
     output = Output(config.output, _recipe(config, source), _OWNED)
     finished = output.finished()
     if finished is not None:
@@ -177,18 +177,24 @@ def _fill(folder: Path, config: ExportConfig, source: Source) -> Parity | None:
     return compared
 
 
-def _report(location: str | None) -> Report | None:
+def _report(location: str | None, card: Card) -> Report | None:
+    """Scores for the model's card, of movies that it was not trained on."""
     if location is None:
         return None
     if not location.endswith(".json"):
         location = storage.join(location, REPORT)
     storage.require_file(location, "report.json of jobs/evaluate.py")
     try:
-        return Report.model_validate_json(storage.read_bytes(location))
+        report = Report.model_validate_json(storage.read_bytes(location))
     except ValidationError:
         raise InputError(
             f"{location}: not a report of this version of mmgenre; make it with jobs/evaluate.py"
         ) from None
+    if report.weights_sha256 not in (None, card.weights_sha256):
+        raise InputError(f"{location}: scores of another model; tag with this checkpoint, and evaluate that")
+    if report.split == "train":
+        raise InputError(f"{location}: scores of the movies that the model learned from; evaluate with split=test")
+    return report
 
 
 def _write_onnx(source: Source, file: Path) -> Parity:

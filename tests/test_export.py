@@ -463,6 +463,18 @@ def test_a_report_of_something_else_is_refused(trained, tmp_path):
         export(ExportConfig(checkpoint=trained("tfidf"), output=str(tmp_path / "it"), report=str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"weights_sha256": "0" * 64}, "scores of another model"), ({"split": "train"}, "that the model learned from")],
+)
+def test_a_report_that_says_nothing_of_this_model_is_refused(trained, report, tmp_path, changes, said):
+    _, judged = report
+    (tmp_path / "report.json").write_text(judged.model_copy(update=changes).model_dump_json())
+
+    with pytest.raises(InputError, match=said):
+        export(ExportConfig(checkpoint=trained("tfidf"), output=str(tmp_path / "it"), report=str(tmp_path)))
+
+
 @pytest.mark.parametrize("output", ["", "./"])
 def test_the_checkpoint_is_never_replaced_by_its_export(trained, output):
     source = Path(trained("tfidf"))

@@ -60,6 +60,13 @@ def test_the_demo_tags_every_row_and_prints_scores_of_every_genre(demo):
     assert 0.05 < scores(output)["macro"]["f1"] < 1
 
 
+def test_a_report_knows_which_model_it_is_of(demo):
+    output, _ = demo
+    report, card = (output / "tiny" / name for name in ("report/report.json", "checkpoint/checkpoint.json"))
+
+    assert json.loads(report.read_text())["weights_sha256"] == json.loads(card.read_text())["weights_sha256"]
+
+
 def test_the_demo_ends_with_the_path_of_a_report_that_shows_its_movies_and_its_model(demo):
     output, result = demo
     page = output / "report/report.html"
