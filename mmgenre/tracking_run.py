@@ -26,6 +26,8 @@ from mmgenre.tracking import Store, shown
 # In an output: which run of which store is its own.
 TRACKING = "tracking.json"
 _PARENT = "mlflow.parentRunId"
+# Why it failed.
+_ERROR = "error"
 _PER_BATCH, _LONGEST = 100, 500
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -137,6 +139,9 @@ class Run:
             return
         run = self._earlier(store) or self._create(store)
         self._log_params(store, run)
+        if _ERROR in run.data.tags:
+            # It goes on after that.
+            store.client.delete_tag(run.info.run_id, _ERROR)
         epochs = store.client.get_metric_history(run.info.run_id, "epoch")
         # With gaps: what a killed training did last may not have arrived.
         self._epochs = {metric.step for metric in epochs}

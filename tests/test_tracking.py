@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -169,21 +170,25 @@ def test_a_training_that_fails_or_is_stopped_says_so(local_ray, generated_movies
     with pytest.raises(InputError, match=r"model\.min_df"):
         train(track("fails", model={"family": "tfidf", "min_df": 100_000}))
 
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("mmgenre.train._fit_at_once", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(track("stops"))
+    for name, error in (("stops", KeyboardInterrupt()), ("breaks", MemoryError("none left"))):
+        with monkeypatch.context() as patch, pytest.raises(type(error)):
+            patch.setattr("mmgenre.train._fit_at_once", Mock(side_effect=error))
+            train(track(name))
 
     runs = runs_of(database, "ends")
-    assert {name: run.info.status for name, run in runs.items()} == {"fails": "FAILED", "stops": "KILLED"}
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "fails": "FAILED",
+        "stops": "KILLED",
+        "breaks": "FAILED",
+    }
     assert runs["fails"].data.tags["error"].startswith("InputError: model.min_df")
+    assert runs["breaks"].data.tags["error"] == "MemoryError: none left"
     # The same command goes on with it.
-    train(track("stops"))
-    again = runs_of(database, "ends")["stops"]
-    assert (again.info.run_id, again.info.status) == (runs["stops"].info.run_id, "FINISHED")
+    for name in ("stops", "breaks"):
+        train(track(name))
+        again = runs_of(database, "ends")[name]
+        assert (again.info.run_id, again.info.status) == (runs[name].info.run_id, "FINISHED")
+        assert "error" not in again.data.tags
 
 
 def test_a_search_is_a_run_with_a_run_for_each_trial(local_ray, generated_movies, database, tmp_path, capfd):
