@@ -10,8 +10,8 @@ import numpy as np
 
 # Movies of this many batches are sorted by length together: enough for equal lengths, few enough to stay random.
 _WINDOW = 50
-# Rows shorter than this share of a batch's longest one wait for the next batch. Among few rows the longest is far longer
-# than most: padding 32 plots to it takes twice as long as three batches do.
+# Rows shorter than this share of a batch's longest one wait for the next batch. Among few rows the longest is far
+# longer than most: padding 32 plots to it takes twice as long as three batches do.
 _SIMILAR = 0.75
 
 

@@ -66,6 +66,7 @@ def serve(config: ServingConfig) -> str:
             print(f"serving {card.model.family} of {config.checkpoint} at {_url(listening)} until Ctrl-C", flush=True)  # noqa: T201
             while not told.wait(_WATCH_S):
                 service.is_healthy = is_running()
+            _say("stopping")
             server.stop()
     except KeyboardInterrupt:
         # Of a person to whom loading, or ending, took too long: no failure.

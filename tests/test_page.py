@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import re
 import signal
@@ -14,13 +15,12 @@ from PIL import Image
 from serving import ROOT, Client, in_base64, picture, save_fusion, served
 
 from mmgenre.checkpoint import Card
-from mmgenre.decisions import DecisionConfig
 from mmgenre.genres import GENRES
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.vgg import VggConfig
 from mmgenre.serving.examples import EXAMPLES
-from mmgenre.serving.limits import Limits
 from mmgenre.serving.page import page as page_of
+from mmgenre.serving.service_config import ServiceConfig
 from mmgenre.thresholds import Thresholds
 
 PLOT = "Two sisters hunt a killer in the rain, and nobody listens.\n\nAn astronaut marries a clown on the moon."
@@ -416,6 +416,25 @@ def test_a_table_comes_back_tagged(browser, url, port, delimiter):
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('"one, two, three";plot\n1;2\n', "1 row with one, two, three and plot."),
+        ("id,plot\r1,A plot.\r2,Another.", "2 rows with id and plot."),
+        ('id,plot\n1,A 5" disk\n', "1 row with id and plot."),
+    ],
+    ids=["commas in quotes", "a carriage return ends a line", "a quote within a cell"],
+)
+def test_a_table_is_read_as_spreadsheets_write_it(browser, url, text, said):
+    with visit(browser, url) as page:
+        page.click("#table-tab")
+        page.set_input_files("#table-file", {"name": "a.csv", "mimeType": "text/csv", "buffer": text.encode()})
+        page.get_by_text(f"a.csv: {said}").wait_for()
+        page.click("#table-submit")
+        page.locator("#tagged").wait_for()
+        assert page.locator("#tagged-rows tbody tr").count() == int(said[0])
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"title,story\nOne,A story.\n", "no column plot"),
@@ -531,7 +550,7 @@ def trained(model):
     ids=["plots", "posters"],
 )
 def test_what_a_model_does_not_read_is_not_asked_for_and_said_to_be_ignored(model, asked, ignored, reasons):
-    found = page_of(trained(model), Limits().model_dump())
+    found = page_of(trained(model), ServiceConfig(checkpoint=""))
 
     assert f"Give a movie's {asked}, and see" in found.html and f"with them {reasons} that spoke" in found.html
     hints = dict(re.findall(r'<p id="(\w+)-hint" class="hint">(.*?)</p>', found.html, re.DOTALL))
@@ -539,10 +558,17 @@ def test_what_a_model_does_not_read_is_not_asked_for_and_said_to_be_ignored(mode
     assert "unsafe" not in found.headers["Content-Security-Policy"]
 
 
+def test_the_page_waits_longer_than_the_service_allows_itself():
+    html = page_of(trained(TfidfConfig()), ServiceConfig(checkpoint="", timeout_s=7)).html
+
+    settings = json.loads(re.search('id="settings">(.*)</script>', html)[1])
+    assert settings["patience_s"] == {"predict": 14, "explain": 120, "tag": 600}
+
+
 def test_the_thresholds_shown_are_those_that_decide():
-    card, limits = trained(TfidfConfig()), Limits().model_dump()
-    usual = page_of(card, limits).html
-    other = page_of(card, limits, DecisionConfig(thresholds=0.75, top_k=2)).html
+    card = trained(TfidfConfig())
+    usual = page_of(card, ServiceConfig(checkpoint="")).html
+    other = page_of(card, ServiceConfig(checkpoint="", thresholds=0.75, top_k=2)).html
 
     assert usual.count("<td>25.0 %</td>") == other.count("<td>75.0 %</td>") == len(GENRES)
     assert "at most 2 of them" in other and "at most 2 of them" not in usual
@@ -550,7 +576,7 @@ def test_the_thresholds_shown_are_those_that_decide():
 
 def palettes():
     """The colours by name, in light and in dark."""
-    html = page_of(trained(TfidfConfig()), Limits().model_dump()).html
+    html = page_of(trained(TfidfConfig()), ServiceConfig(checkpoint="")).html
     blocks = re.findall(r":root \{(.*?)\}", html, re.DOTALL)
     return [dict(re.findall(r"--([\w-]+): (#\w{6});", block)) for block in blocks[:2]]
 

@@ -6,6 +6,7 @@ import json
 import socket
 import struct
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,7 +24,7 @@ from mmgenre.serving import connections, csv_tables, guard
 from mmgenre.serving.api import build
 from mmgenre.serving.connections import HttpServer, listen
 from mmgenre.serving.limits import Limits
-from mmgenre.serving.line import Line
+from mmgenre.serving.line import Busy, Line
 from mmgenre.serving.refusals import Refusal
 from mmgenre.serving.replicas import Movie, Prediction, tag
 from mmgenre.serving.service import Service
@@ -155,7 +156,18 @@ REFUSED = {
     "a table without rows": ("/tag", *form({"table": b"plot\n"}), 422, "no rows"),
     "a table without plots": ("/tag", *form({"table": b"id,name\n1,2\n"}), 422, "found 'id', 'name'"),
     "a table of uneven rows": ("/tag", *form({"table": b"id,plot\n1,x\n1,x,2\n"}), 422, "line 3 has 3 cells"),
-    "a table with an open quote": ("/tag", *form({"table": b'id,plot\n1,"x\n'}), 422, "no CSV"),
+    "a table with a cell of 200,000 characters": (
+        "/tag",
+        *form({"table": b"plot\n" + b"x" * 200_000}),
+        422,
+        "line 2 cannot be read (field larger",
+    ),
+    "a table with an open quote": (
+        "/tag",
+        *form({"table": b'id,plot\n1,"x\n'}),
+        422,
+        "line 2 cannot be read (unexpected end",
+    ),
     "a table of bytes": ("/tag", *form({"table": b"id,plot\n1,\xff\n"}), 422, "not UTF-8"),
     "an image for a table": ("/tag", *form({"table": picture()}), 422, "not UTF-8"),
     "plots twice": ("/tag", *form({"table": b"plot,plot\n1,2\n"}), 422, "more than one column 'plot'"),
@@ -252,6 +264,31 @@ def test_headers_that_do_not_come_end_the_connection(in_process, monkeypatch):
             assert connection.recv(12) == answer
 
 
+def test_a_connection_that_sends_blank_lines_behind_its_answer_is_ended_too(in_process, monkeypatch):
+    monkeypatch.setattr(connections, "_HEAD_S", 0.3)
+    with socket.create_connection(("127.0.0.1", in_process(half).connection.port), timeout=10) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(1000).endswith(b'{"status": "ok"}')
+        connection.sendall(b"\r\n")
+
+        assert connection.recv(12) == b"HTTP/1.1 408"
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+def test_a_client_that_would_rather_speak_another_protocol_is_answered_in_this_one(in_process, is_split):
+    wish = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB"
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: 13\r\n{wish}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", in_process(half).connection.port), timeout=10) as connection:
+        for _ in range(2):
+            for part in (head, b'{"plot": "x"}') if is_split else (head + b'{"plot": "x"}',):
+                connection.sendall(part)
+                wait_until(lambda: True)
+
+            assert connection.recv(4000).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"CONNECT x:1 HTTP/1.1\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 400"
+
+
 def announce(client, num_bytes):
     """A connection on which a request with a body of that size begins."""
     connection = socket.create_connection(("127.0.0.1", client.connection.port), timeout=10)
@@ -344,12 +381,43 @@ def test_who_has_gone_away_is_not_computed_and_a_full_line_refuses_all_or_nothin
         impatient = asyncio.create_task(line.ask([2]))
         await asyncio.sleep(0.01)
         impatient.cancel()
-        with pytest.raises(Refusal, match="busy: 1 are waiting"):
-            await line.ask([3, 4, 5])
-        return await asyncio.gather(first, line.ask([6]))
+        await asyncio.sleep(0.01)
+        with pytest.raises(Busy, match="busy: 0 are waiting"):
+            await line.ask([3, 4, 5, 6])
+        return await asyncio.gather(first, line.ask([7, 8, 9]))
 
-    assert asyncio.run(run()) == [[1], [6]]
-    assert computed == [1, 6]
+    assert asyncio.run(run()) == [[1], [7, 8, 9]]
+    assert computed == [1, 7, 8, 9]
+
+
+def test_what_a_client_asked_that_went_away_is_not_computed(in_process):
+    computed, may_go_on = [], threading.Event()
+
+    async def slow(movies):
+        computed.extend(movie.plot for movie in movies)
+        await asyncio.to_thread(may_go_on.wait)
+        return await half(movies)
+
+    client = in_process(slow, max_batch=1, max_waiting=64)
+    batch = {"movies": [{"plot": "last"}] * 64}
+    with contextlib.ExitStack() as others, ThreadPoolExecutor(1) as threads:
+        # A replica has two batches at once.
+        for plot in ("first", "second", "third", "fourth"):
+            body = json.dumps({"plot": plot}).encode()
+            others.enter_context(announce(client, len(body))).sendall(body)
+            wait_until(lambda plot=plot: plot in [*computed, "third", "fourth"])
+        wait_until(
+            lambda: (
+                client.post("/predict", batch) == (503, {"error": "busy: 2 are waiting already; try again in a second"})
+            )
+        )
+        others.close()
+        answer = threads.submit(client.post, "/predict", batch)
+        time.sleep(0.3)
+        may_go_on.set()
+
+    assert answer.result()[0] == 200
+    assert computed == ["first", "second", *["last"] * 64]
 
 
 def test_a_model_that_fails_on_all_of_a_batch_is_an_error_of_each_movie(tmp_path):
@@ -365,6 +433,14 @@ def test_a_model_that_fails_on_all_of_a_batch_is_an_error_of_each_movie(tmp_path
     found = tag(tagger, [Movie(None, plot, None) for plot in PLOTS[:3]])
 
     assert [(one.status, one.detail) for one in found] == [("error", "RuntimeError: no memory")] * 3
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_cells_in_quotes_stand_between_any_delimiters(delimiter):
+    lines = [["id", "plot, or none", "plot"], ["1", 'says "no"; runs', "a\tb, c"]]
+    text = "\r\n".join(delimiter.join('"' + cell.replace('"', '""') + '"' for cell in line) for line in lines)
+
+    assert csv_tables.read(text.encode(), Limits()).rows == lines[1:]
 
 
 def test_tables_of_spreadsheets_are_read_and_written_as_they_do():

@@ -53,7 +53,7 @@ def build(service: Service) -> App:
 
 
 def _add_about(api: FastAPI, service: Service) -> None:
-    found = page(service.card, service.config.limits.model_dump(), service.config)
+    found = page(service.card, service.config)
 
     @api.get("/", response_class=Response, responses={200: {"content": {"text/html": {}}}}, summary="The page")
     async def index() -> Response:

@@ -5,9 +5,11 @@ import errno
 import logging
 import os
 import socket
+import sys
 import threading
 from typing import Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -93,6 +95,8 @@ class Connection(HttpToolsProtocol):
     """A client's connection: uvicorn itself waits for ever for the headers of a request, however long they are."""
 
     _head_bytes = _drained = 0
+    _is_between = False
+    _received = b""
     _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -107,7 +111,11 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to no body."""
+        self._received = data
         super().data_received(data)
+        if self._patience is None and self._is_between and self.cycle.response_complete:
+            # Blank lines behind an answer, which uvicorn takes for the beginning of a request.
+            self._expect_head()
         if self._patience is not None and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > _HEAD_BYTES:
@@ -116,6 +124,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self._is_between = False
         self._expect_head()
 
     def on_headers_complete(self) -> None:
@@ -130,6 +139,28 @@ class Connection(HttpToolsProtocol):
             if self._drained > _MOST_DRAINED:
                 self.transport.abort()
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """All of a request is there."""
+        super().on_message_complete()
+        self._is_between = True
+
+    def _should_upgrade(self) -> bool:
+        """Read nothing with a parser that hands over to another protocol: it leaves bodies out."""
+        return True
+
+    def handle_websocket_upgrade(self) -> None:
+        """Answer as if no other protocol had been asked for, which a server may; Java's clients ask by default."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(b"400 Bad Request", "CONNECT: this is no proxy; expected GET or POST")
+            return
+        lines = [method + b" " + self.url + b" HTTP/1.1"]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        error = sys.exception()
+        behind = self._received[error.args[0] :] if error else b""
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join([*lines, b"", b""]) + behind)
 
     def send_400_response(self, msg: str) -> None:
         """For what is no HTTP."""

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -94,15 +95,26 @@ def tagged_name(name: str) -> str:
 def _header(text: str) -> tuple[str, list[str]]:
     """The delimiter with which there is a column of plots, and all columns."""
     for delimiter in _DELIMITERS:
-        header = next(_lines(text, delimiter), (0, []))[1]
-        if _place(header, "plot") is not None:
-            doubled = next((name for name in header if header.count(name) > 1), None)
-            if doubled is not None:
-                raise Refusal(422, f"table: more than one column {quoted(doubled)}; keep one of each name")
-            return delimiter, header
-    found = next(_lines(text, ","), (0, []))[1]
+        # Cells in quotes are broken with another delimiter than theirs.
+        with suppress(Refusal):
+            header = _first_line(text, delimiter)
+            if _place(header, "plot") is not None:
+                break
+    else:
+        raise _plotless(_first_line(text, _DELIMITERS[0]))
+    doubled = next((name for name in header if header.count(name) > 1), None)
+    if doubled is not None:
+        raise Refusal(422, f"table: more than one column {quoted(doubled)}; keep one of each name")
+    return delimiter, header
+
+
+def _first_line(text: str, delimiter: str) -> list[str]:
+    return next(_lines(text, delimiter), (0, []))[1]
+
+
+def _plotless(found: Sequence[str]) -> Refusal:
     said = ", ".join(quoted(name) for name in found[:10]) or "nothing"
-    raise Refusal(422, f"table: no column {' or '.join(ALIASES['plot'])} in the first line; found {said}")
+    return Refusal(422, f"table: no column {' or '.join(ALIASES['plot'])} in the first line; found {said}")
 
 
 def _rows(text: str, delimiter: str, header: list[str], limits: Limits) -> list[list[str]]:
@@ -130,7 +142,7 @@ def _lines(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             if row:
                 yield reader.line_num, row
     except csv.Error as error:
-        raise Refusal(422, f"table: line {reader.line_num:,} is no CSV ({error}); save the file as CSV") from None
+        raise Refusal(422, f"table: line {reader.line_num:,} cannot be read ({error}); save the file as CSV") from None
 
 
 def _place(header: Sequence[str], name: str) -> int | None:

@@ -69,6 +69,6 @@ def form_of_movie(limits: Limits) -> dict[str, Any]:
     poster = {"type": "string", "format": "binary", "description": "a JPEG, PNG or WebP"}
     return {
         "type": "object",
-        "properties": {"title": text, "plot": text, "poster": poster},
+        "properties": {"id": text, "title": text, "plot": text, "poster": poster},
         "additionalProperties": False,
     }

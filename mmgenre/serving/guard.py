@@ -47,7 +47,7 @@ class Guard:
 
         body = _Body(self, scope, receive)
         try:
-            await self._app(scope, body.receive, send_with_headers)
+            await self._answer(scope, body, send_with_headers)
         except ClientDisconnect:
             # Nobody is there to be told anything.
             return
@@ -56,6 +56,23 @@ class Guard:
             _log.exception("%s %s", scope["method"], scope["path"])
         finally:
             self._held -= body.num_bytes
+
+    async def _answer(self, scope: MutableMapping[str, Any], body: "_Body", send: Send) -> None:
+        """Answer as long as the client is there: what nobody waits for is not computed.
+
+        Raises:
+            ClientDisconnect: it went away.
+        """
+        answering = asyncio.ensure_future(self._app(scope, body.receive, send))
+        leaving = asyncio.ensure_future(body.left())
+        try:
+            await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                raise ClientDisconnect
+            answering.result()
+        finally:
+            answering.cancel()
+            leaving.cancel()
 
     def announced(self, length: bytes | None) -> None:
         """Raise Refusal for a length in a header that is too large."""
@@ -80,7 +97,7 @@ class _Body:
     def __init__(self, guard: Guard, scope: MutableMapping[str, Any], receive: Receive):
         self._guard, self._receive = guard, receive
         self._length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
-        self._is_whole = False
+        self._whole = asyncio.Event()
         self._deadline = 0.0
         self.num_bytes = 0
 
@@ -90,7 +107,7 @@ class _Body:
         Raises:
             Refusal: the body is too large, or comes too slowly.
         """
-        if self._is_whole:
+        if self._whole.is_set():
             return await self._receive()
         now = asyncio.get_running_loop().time()
         if not self._deadline:
@@ -104,5 +121,12 @@ class _Body:
         size = len(message.get("body", b""))
         self.num_bytes += size
         self._guard.take(size, self.num_bytes - size)
-        self._is_whole = not message.get("more_body", False)
+        if not message.get("more_body", False):
+            self._whole.set()
         return message
+
+    async def left(self) -> None:
+        """Return when the client, who has sent all of it, has gone away."""
+        await self._whole.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass

@@ -13,7 +13,7 @@ _FORM_BYTES = 500_000
 class Limits(Config):
     """What one request may hold; what is larger is refused before it is in memory."""
 
-    text_characters: int = Field(20_000, gt=0, description="of a title or a plot")
+    text_characters: int = Field(20_000, gt=0, description="of a title or a plot; a table's are bounded together")
     poster_bytes: int = Field(5_000_000, gt=0, description="of a poster as it is uploaded")
     poster_pixels: int = Field(25_000_000, gt=0, description="width times height; larger ones are not decoded")
     batch_movies: int = Field(64, ge=1, description="of a request with several movies")

@@ -8,6 +8,10 @@ from typing import Any
 from mmgenre.serving.refusals import Refusal
 
 
+class Busy(Refusal):
+    """Too many are waiting; what was asked may be asked again."""
+
+
 class Line:
     """Hands things to be computed on in batches: whoever is free takes what has come together since.
 
@@ -42,15 +46,20 @@ class Line:
         """The answers, in the order of the things; all are in the line, or none.
 
         Raises:
-            Refusal: the line is too long.
+            Busy: the line is too long.
         """
         if len(self._waiting) + len(things) > self._max_waiting:
-            raise Refusal(503, f"busy: {len(self._waiting):,} are waiting already; try again in a second")
+            raise Busy(503, f"busy: {len(self._waiting):,} are waiting already; try again in a second")
         loop = asyncio.get_running_loop()
         answers = [loop.create_future() for _ in things]
         self._waiting.extend(zip(things, answers, strict=True))
         self._serve()
-        return await asyncio.gather(*answers)
+        try:
+            return await asyncio.gather(*answers)
+        except asyncio.CancelledError:
+            # Who goes away makes room for others.
+            self._waiting = deque((thing, future) for thing, future in self._waiting if not future.done())
+            raise
 
     def _serve(self) -> None:
         while self._free and self._waiting:

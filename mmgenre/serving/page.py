@@ -3,9 +3,8 @@
 import base64
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 from mmgenre import pages
 from mmgenre.checkpoint import Card
@@ -13,6 +12,7 @@ from mmgenre.decisions import DecisionConfig, Decisions, calibrations
 from mmgenre.genres import GENRES
 from mmgenre.schema import PredictStatus
 from mmgenre.serving.examples import EXAMPLES
+from mmgenre.serving.service_config import ServiceConfig
 
 _READS = {"title": "the title", "plot": "the plot", "image": "the poster"}
 _REASONS = {"plot": "the words", "image": "the regions"}
@@ -38,16 +38,14 @@ class Page:
     headers: dict[str, str]
 
 
-def page(card: Card, limits: Mapping[str, Any], decisions: DecisionConfig | None = None) -> Page:
+def page(card: Card, config: ServiceConfig) -> Page:
     """The page for a trained model.
 
     Args:
         card: the model's.
-        limits: of the service: text_characters, poster_bytes, poster_pixels, table_rows, table_bytes.
-        decisions: which genres the service gives; None: as the model was trained to.
+        config: of the service.
     """
-    decisions = decisions or DecisionConfig()
-    reads = card.model.columns
+    reads, limits = card.model.columns, config.limits.model_dump()
     html = pages.render(
         "demo.html",
         title="Genres of a movie",
@@ -59,16 +57,22 @@ def page(card: Card, limits: Mapping[str, Any], decisions: DecisionConfig | None
         family=card.model.family.replace("_", " "),
         version=card.version,
         scores=[(_SCORES.get(name, name), value) for name, value in card.scores.items()],
-        cutoffs=_cutoffs(card, decisions),
-        top_k=decisions.top_k,
+        cutoffs=_cutoffs(card, config),
+        top_k=config.top_k,
         limits=limits,
-        settings={"limits": dict(limits), "reads": list(reads), "genres": GENRES},
+        settings={"limits": limits, "reads": list(reads), "genres": GENRES, "patience_s": _patience_s(config)},
         examples=EXAMPLES,
         genres=GENRES,
         megabytes=_megabytes,
         percent=_percent,
     )
     return Page(html, {"Content-Security-Policy": _policy(html), "Referrer-Policy": "no-referrer"})
+
+
+def _patience_s(config: ServiceConfig) -> dict[str, float]:
+    """How long the page waits for the answer to a request: what the service allows itself, and as long for the way."""
+    seconds = {"predict": config.timeout_s, "explain": config.explain_timeout_s, "tag": config.table_timeout_s}
+    return {name: 2 * allowed for name, allowed in seconds.items()}
 
 
 def _gives(reads: Collection[str]) -> str:

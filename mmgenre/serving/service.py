@@ -18,7 +18,7 @@ from mmgenre.serving import csv_tables
 from mmgenre.serving.answers import Account, failed, most_probable
 from mmgenre.serving.bodies import Asked, File
 from mmgenre.serving.limits import Limits
-from mmgenre.serving.line import Line
+from mmgenre.serving.line import Busy, Line
 from mmgenre.serving.refusals import Refusal
 from mmgenre.serving.replicas import Movie, Prediction
 from mmgenre.serving.service_config import ServiceConfig
@@ -51,12 +51,14 @@ class Service:
         self._tables = 0
         num_decoders = min(_MOST_DECODERS, os.cpu_count() or 1)
         self._decoders = ThreadPoolExecutor(num_decoders, "posters")
-        self._posters = Line(self._stored, max_batch=1, max_waiting=config.max_waiting, at_once=num_decoders)
+        # A request of the largest size finds room where nobody waits.
+        max_waiting = max(config.max_waiting, config.limits.batch_movies)
+        self._posters = Line(self._stored, max_batch=1, max_waiting=max_waiting, at_once=num_decoders)
         # Two batches for each replica: one is on its way while the other is computed.
         self._line = Line(
             self._tag_batch,
             max_batch=config.max_batch,
-            max_waiting=max(config.max_waiting, config.limits.batch_movies),
+            max_waiting=max_waiting,
             at_once=2 * config.replicas,
             patience_s=config.batch_wait_s,
         )
@@ -161,7 +163,7 @@ class Service:
             try:
                 found += await self._line.ask(read[at : at + size])
                 at += size
-            except Refusal:
+            except Busy:
                 await asyncio.sleep(_PAUSE_S)
         return found
 

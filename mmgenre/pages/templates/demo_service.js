@@ -5,8 +5,6 @@ const LIMITS = SETTINGS.limits;
 // Of one request, while the service is busy, and the seconds within which they are made.
 const TRIES = 5;
 const TRYING_S = 30;
-// How long an answer is waited for: longer than the service allows itself.
-const PATIENCE_S = { predict: 60, explain: 120, tag: 600 };
 
 /* A fault in words that are meant for the person; with the answer's status, 0 for when there was no answer. */
 class Fault extends Error {
@@ -62,7 +60,7 @@ function latestOnly() {
 async function ask(path, body, { signal, read, onBusy }) {
   const began = performance.now();
   for (let attempt = 1; ; attempt += 1) {
-    const patient = AbortSignal.any([signal, AbortSignal.timeout(1000 * PATIENCE_S[path])]);
+    const patient = AbortSignal.any([signal, AbortSignal.timeout(1000 * SETTINGS.patience_s[path])]);
     const answer = await reached(signal, path, () => fetch(path, { method: "POST", body, signal: patient }));
     if (answer.ok) return reached(signal, path, () => read(answer));
     const words = await complaint(answer);
@@ -80,7 +78,7 @@ async function reached(signal, path, action) {
     return await action();
   } catch (error) {
     signal.throwIfAborted();
-    const found = error.name === "TimeoutError" ? `did not answer within ${PATIENCE_S[path]} s` : "does not answer";
+    const found = error.name === "TimeoutError" ? `did not answer within ${SETTINGS.patience_s[path]} s` : "does not answer";
     throw new Fault(`The service ${found}. What you gave is kept: see that it runs, and try again.`, 0);
   }
 }

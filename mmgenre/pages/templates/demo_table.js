@@ -135,10 +135,13 @@ function lengthOf(text) {
 
 /* Rows of a CSV text, RFC 4180, with whichever delimiter its first line has most of; blank lines are none. */
 function parsedCsv(text) {
-  const firstLine = text.slice(0, text.search(/[\r\n]|$/));
+  const firstLine = text.replace(/"[^"]*"/g, "").split(/[\r\n]/, 1)[0];
   const countOf = mark => firstLine.split(mark).length;
   const [delimiter] = [",", ";", "\t"].sort((one, other) => countOf(other) - countOf(one));
-  const cells = new RegExp(`(?:"([^"]*(?:""[^"]*)*)"|([^"${delimiter}\\r\\n]*))(${delimiter}|\\r?\\n|$)`, "g");
+  const cells = new RegExp(
+    `(?:"([^"]*(?:""[^"]*)*)"|((?!")[^${delimiter}\\r\\n]*))(${delimiter}|\\r\\n?|\\n|$)`,
+    "g",
+  );
   const rows = [];
   let row = [];
   for (const [, quoted, plain, end] of text.replace(/^\uFEFF/, "").matchAll(cells)) {
