@@ -30,7 +30,7 @@ from mmgenre.tables import Table
 from mmgenre.topic_model import NO_TOPIC
 from mmgenre.topic_rows import TOPICS
 from mmgenre.topic_words import Terms, best_words, coherence, diversity
-from mmgenre.topics import TopicsConfig, topics
+from mmgenre.topics import FOR_PEOPLE, TopicsConfig, topics
 
 FILES = ("topics.csv", "topics.md", "topics.html", "topics_by_genre.png", "topics_by_genre.svg")
 
@@ -154,7 +154,7 @@ def report(head: object, found: dict[str, list[Found]]) -> None:
 
 def bytes_of(output: str) -> list[Any]:
     """The rows of a run, and its files."""
-    files = [path.read_bytes() for path in (Path(output, name) for name in FILES) if path.exists()]
+    files = [path.read_bytes() for path in (Path(output, FOR_PEOPLE, name) for name in FILES) if path.exists()]
     return [*files, Table(output, TOPICS).read().to_pylist()]
 
 

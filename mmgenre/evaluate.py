@@ -200,11 +200,17 @@ def judge(truth: Truth, directory: str, global_threshold: float | None = None) -
         intervals=intervals(resampled),
         resamples=config.resamples,
         seed=config.seed,
-        weights_sha256=predictions.manifest.recipe.settings.get("model", {}).get("weights"),
+        weights_sha256=weights_of(predictions),
         predictions_fingerprint=predictions.manifest.fingerprint,
         dataset_fingerprint=truth.fingerprint,
     )
     return Judged(report, resampled, probabilities, decided, predicted)
+
+
+def weights_of(predictions: Table) -> str | None:
+    """The SHA-256 of the weights that predicted; None: the table does not say."""
+    found: str | None = predictions.manifest.recipe.settings.get("model", {}).get("weights")
+    return found
 
 
 def _threshold_of(predictions: Table) -> float:

@@ -15,7 +15,7 @@ from mmgenre.attribution import Explainer, overlay, require_captum
 from mmgenre.checkpoint import Card
 from mmgenre.decisions import DecisionConfig, Decisions, calibrations
 from mmgenre.errors import InputError
-from mmgenre.explain_config import ExplainMovieConfig, model_settings, require_readable
+from mmgenre.explain_config import OWNED, PAGE, PICTURES, ExplainMovieConfig, model_settings, require_readable
 from mmgenre.explanation_page import Explained, page
 from mmgenre.genres import decode
 from mmgenre.images import NotAnImage, TooManyPixels, shrink
@@ -27,8 +27,6 @@ from mmgenre.tables import Table
 from mmgenre.tag_input import DIGEST, Places, TagInput
 from mmgenre.tag_work import ImageReader
 
-PAGE = "explanation.html"
-_PICTURES = "heat-*.png"
 _SIZE_OF_PICTURES = 960
 _HOW = {"checkpoint", "movies", "catalog", "enriched", "posters", "plot", "poster", "output", "overwrite"}
 
@@ -67,7 +65,7 @@ def explain_movie(config: ExplainMovieConfig) -> str:
     found = calibrations(card, config.checkpoint)
     movie = _movie(config, card)
     settings = {"model": model_settings(card)} | config.to_settings(without=_HOW)
-    output = Output(config.output, _recipe(settings, movie), (PAGE, _PICTURES))
+    output = Output(config.output, _recipe(settings, movie), OWNED)
     manifest = output.begin(overwrite=config.overwrite)
     if manifest is None:
         explained = _explained(config, card, movie, Decisions(found, DecisionConfig()))
@@ -99,7 +97,7 @@ def _written(output: Output, explained: Explained) -> Manifest:
     pictures = {}
     if explained.poster is not None:
         for genre, heat in explained.attribution.heat.items():
-            name = _PICTURES.replace("*", genre.lower())
+            name = PICTURES.replace("*", genre.lower())
             pictures[name] = overlay(explained.poster, heat, _SIZE_OF_PICTURES, "png")
     for name, content in (pictures | {PAGE: page(explained).encode()}).items():
         storage.write_bytes(output.path(name), content)

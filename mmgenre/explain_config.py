@@ -12,6 +12,12 @@ from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
 from mmgenre.inference import Precision
 from mmgenre.schema import SplitName
+from mmgenre.tables import PARTS
+from mmgenre.tag_work import WORK
+
+PAGE, PICTURES = "explanation.html", "heat-*.png"
+# All that explanations may consist of, of one movie or of a table.
+OWNED = (PAGE, PICTURES, PARTS, WORK)
 
 
 class ExplainConfig(Config):
@@ -73,7 +79,8 @@ class ExplainMovieConfig(ExplainConfig):
     def _is_text(cls, value: Any) -> Any:
         if value is not None and not isinstance(value, str | int | float):
             raise ValueError("YAML takes it for something else than text; put it into quotes within the quotes")
-        return value
+        # A command line's bytes that are no UTF-8.
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -82,6 +89,9 @@ class ExplainMovieConfig(ExplainConfig):
             raise ValueError("imdb_id and movies go together: give both, or plot=TEXT and poster=FILE")
         if has_own == (self.imdb_id is not None):
             raise ValueError("give either plot=TEXT, poster=FILE or both, or imdb_id=ID with movies=TABLE_OR_FILE")
+        unused = [name for name in ("catalog", "enriched", "posters") if getattr(self, name) is not None]
+        if has_own and unused:
+            raise ValueError(f"{', '.join(unused)}: of a table's movies, and this one is given by itself; leave it out")
         return self
 
 

@@ -14,11 +14,11 @@ from mmgenre import checkpoint, storage
 from mmgenre.attribution import Attribution, Explainer, overlay, require_captum
 from mmgenre.decisions import trained_thresholds
 from mmgenre.errors import InputError
-from mmgenre.explain_config import ExplainTableConfig, model_settings
+from mmgenre.explain_config import OWNED, ExplainTableConfig, model_settings
 from mmgenre.manifest import Manifest, Recipe
 from mmgenre.predict import Computing, Predict, predict, said_by
 from mmgenre.schema import PREDICTIONS, PredictStatus, from_per_genre, per_genre
-from mmgenre.tables import PARTS, TableWriter
+from mmgenre.tables import TableWriter
 from mmgenre.tag_input import Places, TagInput
 from mmgenre.tag_work import WORK, Earlier, Reader, Work
 
@@ -79,7 +79,7 @@ def explain_table(config: ExplainTableConfig) -> Manifest:
     source = TagInput(places, card.model.columns)
     settings = {"model": model_settings(card)} | config.to_settings(without=_HOW | _WHERE)
     recipe = Recipe(job="explain", settings=settings, inputs=source.fingerprints)
-    writer = TableWriter(config.output, EXPLANATIONS, recipe, owned=(PARTS, WORK))
+    writer = TableWriter(config.output, EXPLANATIONS, recipe, OWNED)
     found = writer.begin(overwrite=config.overwrite, keep="unfinished")
     if found is not None:
         return found

@@ -121,6 +121,8 @@ class Output:
         if previous is None:
             self._require_empty()
             return True
+        if previous.job != self.recipe.job:
+            raise InputError(f"{self.directory}: holds what jobs/{previous.job}.py made; choose another output")
         keeps = self._goes_on(previous, unfinished=found is None, keep=keep)
         if not keeps and not overwrite and (found is not None or (keep != "nothing" and self._owned_names())):
             raise InputError(self._refusal(previous))
@@ -179,7 +181,7 @@ class Output:
 
     def _goes_on(self, previous: Recipe, *, unfinished: bool, keep: Keep) -> bool:
         if keep == "all":
-            return previous.job == self.recipe.job and previous.settings == self.recipe.settings
+            return previous.settings == self.recipe.settings
         return keep == "unfinished" and unfinished and previous == self.recipe
 
     def _require_empty(self) -> None:

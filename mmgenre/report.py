@@ -10,20 +10,20 @@ import mmgenre
 from mmgenre import storage
 from mmgenre.config import Config
 from mmgenre.errors import InputError
-from mmgenre.evaluate import JudgeConfig, Truth, judge
-from mmgenre.manifest import Manifest, Output, Recipe, read_manifest
+from mmgenre.evaluate import JudgeConfig, Truth, judge, weights_of
+from mmgenre.manifest import Manifest, Output, Recipe
 from mmgenre.metrics import Bootstrap
 from mmgenre.reports.blocks import Section
+from mmgenre.reports.cutoffs import Cutoffs
 from mmgenre.reports.data_section import DataTables, data_section, samples_of
 from mmgenre.reports.genre_intervals import genre_intervals
 from mmgenre.reports.model_section import Mistakes, model_section
 from mmgenre.reports.movie_rows import Details, MovieRows, details, thumbnail
-from mmgenre.reports.printing import INDEX, OWNED, PAGE, Page, Printer
+from mmgenre.reports.printing import INDEX, OWNED, PAGE, PICTURES, Page, Printer
 from mmgenre.reports.scores_section import Scored, scores_section
 from mmgenre.reports.training_section import Trained, training_section
 from mmgenre.schema import CATALOG, ENRICHED, MOVIES, POSTERS, PREDICTIONS
 from mmgenre.tables import Table
-from mmgenre.thresholds import Thresholds
 
 JOB = "report"
 _PLACES = ("movies", "catalog", "enriched", "posters", "models", "output")
@@ -87,19 +87,16 @@ def report(config: ReportConfig) -> Manifest:
     """
     inputs = Inputs(config)
     output = Output(config.output, inputs.recipe, OWNED)
-    found = read_manifest(config.output)
-    if found is not None and found.recipe.job != JOB:
-        raise InputError(f"{config.output}: holds what jobs/{found.recipe.job}.py made; choose another output")
     complete = output.finished()
-    if complete is not None:
+    if complete is not None and storage.exists(config.page):
         return complete
     # What must not be replaced is refused before the work.
-    output.keeps(overwrite=True, keep="nothing")
+    keeps = output.keeps(overwrite=True, keep="nothing")
     files = Printer(site=config.site).print(inputs.page())
-    output.begin(overwrite=True)
+    output.start(keeps=keeps)
     for name, content in files.items():
         storage.write_bytes(output.path(name), content)
-    counts = {"pictures": len(files) - 1, "page": 1}
+    counts = {"pictures": sum(name.startswith(PICTURES) for name in files), "page": 1}
     notes = {"bytes": sum(map(len, files.values())), "page_bytes": len(list(files.values())[-1])}
     return output.complete(inputs.num_movies, counts, notes, list(files))
 
@@ -121,6 +118,15 @@ class Inputs:
         self._trained = {
             name: None if one.checkpoint is None else Trained.of(one.checkpoint) for name, one in config.models.items()
         }
+        for name, one in self._trained.items():
+            self._require_own(name, one)
+
+    def _require_own(self, name: str, trained: Trained | None) -> None:
+        """Raise InputError for the checkpoint of another model."""
+        predicted = weights_of(self._predictions[name])
+        if trained is not None and predicted not in (None, trained.card.weights_sha256):
+            where = f"models.{name}.checkpoint={self._config.models[name].checkpoint}"
+            raise InputError(f"{where}: another model than that of its predictions; give the one that predicted them")
 
     @property
     def num_movies(self) -> int:
@@ -176,13 +182,12 @@ class Inputs:
     def _scored(self, truth: Truth, name: str) -> Scored:
         config, predictions = self._config, self._predictions[name]
         judged = judge(truth, predictions.directory, config.global_threshold)
-        recorded = predictions.manifest.notes.get("thresholds")
         return Scored(
             judged=judged,
             intervals=genre_intervals(
                 judged.decided, truth.labels, Bootstrap(resamples=config.resamples, seed=config.seed)
             ),
-            thresholds=None if recorded is None else Thresholds.parse(recorded, where=predictions.directory),
+            cutoffs=Cutoffs.of(predictions.manifest, judged.report.statuses),
             trained=self._trained[name],
         )
 

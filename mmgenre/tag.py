@@ -76,7 +76,9 @@ def tag(config: TagConfig) -> Manifest:
     staged = time.monotonic()
     account = predict(work, source.image_files, _computing(config, source))
     computed = time.monotonic()
-    output = TagWriter(writer, Decisions(calibrations(card, config.checkpoint), config), source.kept, config.export)
+    by_status = calibrations(card, config.checkpoint)
+    decisions = Decisions(by_status, config)
+    output = TagWriter(writer, decisions, source.kept, config.export)
     output.write(work.results())
     counts = work.staged.manifest
     seconds = {
@@ -89,6 +91,7 @@ def tag(config: TagConfig) -> Manifest:
     notes = {
         "checkpoint": config.checkpoint,
         "thresholds": thresholds.model_dump(),
+        "cutoffs": {status: decisions.cutoffs(status).tolist() for status in by_status},
         "carried_over": counts.rows_in - counts.rows,
         "computed_in": dict(account.computed_in),
         "actors": account.actors,

@@ -15,7 +15,6 @@ from mmgenre.topic_summary import GenreShares, Summary, Topic, strongest
 
 PNG, SVG = "topics_by_genre.png", "topics_by_genre.svg"
 PAGE, MARKDOWN = "topics.html", "topics.md"
-FILES = (PAGE, MARKDOWN, PNG, SVG)
 # Rarer and more frequent than overall, told apart by the colour-blind; doublings at which colours end.
 _LIFTS, _MOST_DOUBLINGS = "PuOr_r", 3.0
 _LONGEST_NAME = 34

@@ -119,6 +119,8 @@ def genre_shares(topics: np.ndarray, labels: np.ndarray, num_topics: int) -> Gen
 def labels_of(ids: Sequence[str], directory: str | None) -> np.ndarray:
     """The genres of movies, shape (N, 9), NaN where they are not known.
 
+    A catalogue does not tell movies of none of the nine from those whose genres are not known: neither are known here.
+
     Args:
         ids: of N movies.
         directory: of a table with the column `labels` or `genres`; None: nothing is known.
@@ -135,7 +137,8 @@ def labels_of(ids: Sequence[str], directory: str | None) -> np.ndarray:
     if name == "labels":
         return from_per_genre(found)
     unknown = np.full(len(GENRES), np.nan, np.float32)
-    return np.stack([unknown if genres is None else encode(genres) for genres in found.to_pylist()])
+    is_known = (lambda genres: genres is not None) if "probabilities" in _columns(directory) else bool
+    return np.stack([encode(genres) if is_known(genres) else unknown for genres in found.to_pylist()])
 
 
 def genre_source(movies: str, catalog: str | None, genres: str | None) -> str | None:

@@ -1,6 +1,6 @@
 """Plots → topics: what movies are about, found by BERTopic among the embeddings of a trained text model.
 
-Every movie gets one row of TOPICS; beside it stand the topics as a page, pictures, Markdown and CSV.
+Every movie gets one row of TOPICS; below the table stand the topics as a page, pictures, Markdown and CSV.
 """
 
 import time
@@ -20,13 +20,14 @@ from mmgenre.tables import PARTS, Table, TableWriter
 from mmgenre.tag_input import Places, TagInput
 from mmgenre.topic_embeddings import Embedding, Plots, PlotWork, embed, embedding_recipe, text_family
 from mmgenre.topic_model import NO_TOPIC, TopicModel, TopicModelConfig, require_enough, require_packages
-from mmgenre.topic_page import FILES, MARKDOWN, PAGE, pictures, to_markdown, to_page
+from mmgenre.topic_page import MARKDOWN, PAGE, pictures, to_markdown, to_page
 from mmgenre.topic_rows import TOPICS, TopicRows, assigned, chosen, drawn
 from mmgenre.topic_summary import Summary, Topic, genre_shares, genre_source, labels_of, to_csv
 from mmgenre.topic_words import coherence, diversity, names_of
 
 EMBEDDINGS = "_embeddings"
-CSV = "topics.csv"
+# Readers of tables pass over names that begin so.
+FOR_PEOPLE, CSV = "_page", "topics.csv"
 _SETTINGS_OF_PLACES = {"checkpoint", "movies", "catalog", "enriched", "genres", "output", "overwrite", "embeddings"}
 _ROWS_PER_PART = 100_000
 
@@ -61,7 +62,7 @@ class TopicsConfig(TopicModelConfig):
 
 
 def topics(config: TopicsConfig) -> Manifest:
-    """One TOPICS row for each movie; topics.html, topics.csv, topics.md and the heat-map as PNG and SVG.
+    """One TOPICS row for each movie; in _page topics.html, topics.csv, topics.md and the heat-map as PNG and SVG.
 
     Raises:
         InputError: no checkpoint, one without embeddings of plots, movies that cannot be read, too few plots, or an
@@ -73,7 +74,7 @@ def topics(config: TopicsConfig) -> Manifest:
     genres = genre_source(config.movies, config.catalog, config.genres)
     embedded = embedding_recipe(card, source, config.precision)
     recipe = _recipe(config, embedded, genres)
-    writer = TableWriter(config.output, TOPICS, recipe, owned=(PARTS, CSV, *FILES))
+    writer = TableWriter(config.output, TOPICS, recipe, owned=(PARTS, FOR_PEOPLE))
     found = writer.begin(overwrite=config.overwrite)
     if found is not None:
         return found
@@ -102,7 +103,7 @@ def topics(config: TopicsConfig) -> Manifest:
 
 def describe(manifest: Manifest, output: str) -> str:
     """What a person wants to know of a run, and where there is more."""
-    notes, page = manifest.notes, storage.join(output, PAGE)
+    notes, page = manifest.notes, storage.join(output, FOR_PEOPLE, PAGE)
     found = f"{notes['topics']} topics in {notes['fitted_on']:,} plots, {notes['share_without_topic']:.0%} without one"
     return f"{found}; coherence {notes['coherence']:.3f}, diversity {notes['diversity']:.3f}; see {page}\n{manifest}"
 
@@ -201,4 +202,4 @@ def _write_files(config: TopicsConfig, summary: Summary) -> None:
         MARKDOWN: to_markdown(summary, drawn).encode(),
     }
     for name, content in files.items():
-        storage.write_bytes(storage.join(config.output, name), content)
+        storage.write_bytes(storage.join(config.output, FOR_PEOPLE, name), content)

@@ -6,6 +6,7 @@ Source: Sundararajan, Taly, Yan 2017, arXiv:1703.01365; computed by captum.
 import bisect
 import itertools
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -204,10 +205,23 @@ def _whole_words(text: str, shares: Iterable[Share]) -> list[Share]:
 def _units(text: str) -> Iterator[tuple[Span, Span]]:
     """Each word with the marks that it is written together with, and the word alone; marks that stand alone are one."""
     for chunk in re.finditer(r"\S+", text):
-        words = [(chunk.start() + word.start(), chunk.start() + word.end()) for word in _WORD.finditer(chunk.group())]
+        words = [(chunk.start() + start, chunk.start() + end) for start, end in _words(chunk.group())]
         edges = [chunk.start(), *(start for start, _ in words[1:]), chunk.end()]
         for word, reach in zip(words or [chunk.span()], itertools.pairwise(edges), strict=True):
             yield reach, word
+
+
+def _words(text: str) -> list[Span]:
+    """Where words stand; vowel signs and accents that are characters of their own, no \\w, belong to their word."""
+    found: list[Span] = []
+    for word in _WORD.finditer(text):
+        start, end = word.span()
+        while end < len(text) and unicodedata.category(text[end]).startswith("M"):
+            end += 1
+        if found and found[-1][1] == start:
+            start = found.pop()[0]
+        found.append((start, end))
+    return found
 
 
 def _summed(shares: Iterable[Share], num_genres: int) -> tuple[list[Span], np.ndarray]:

@@ -232,6 +232,13 @@ def test_a_plot_that_is_too_long_is_explained_as_far_as_it_is_read(readers):
     assert found.words[-1].end < len(plot) / 10
 
 
+def test_vowel_signs_and_accents_of_their_own_are_part_of_their_word(readers):
+    plot = "\u0939\u093f\u0928\u094d\u0926\u0940 \u092b\u093c\u093f\u0932\u094d\u092e, (cafe\u0301s) night"
+    found = explainer(TEXTS["transformer"], readers["transformer"]).explain(None, plot, None, [GENRES[2]])
+
+    assert [plot[word.start : word.end] for word in found.words] == [word.strip("(),") for word in plot.split()]
+
+
 def test_the_title_counts_where_the_model_reads_it_and_nowhere_else(readers):
     with_title = explainer(TEXTS["transformer"], readers["transformer"]).explain(
         "A Robot", "Night river.", None, [GENRES[3]]

@@ -204,6 +204,7 @@ MISTAKES = {
     "give either plot=TEXT, poster=FILE or both": {"plot": None, "title": "A title"},
     "imdb_id and movies go together": {"imdb_id": "tt1"},
     "give either plot=TEXT, poster=FILE or both, or imdb_id=ID with movies": {"imdb_id": "tt1", "movies": "a.csv"},
+    "catalog, posters: of a table's movies": {"catalog": "somewhere", "posters": "elsewhere"},
     "genres: Western: no genre; expected some of Action": {"genres": ["Western"]},
     "plot: YAML takes it for something else than text": {"plot": ["a"]},
     "top_k": {"top_k": 10},

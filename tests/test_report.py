@@ -137,7 +137,8 @@ def tagged(directory, chances):
         "probabilities": per_genre(np.where(known[:, None], chances, np.nan)),
         "genres": [decode(row) if one else None for row, one in zip(decided, known, strict=True)],
     }
-    return write(directory, PREDICTIONS, columns, {"thresholds": thresholds.model_dump()})
+    notes = {"thresholds": thresholds.model_dump(), "cutoffs": {"text_only": thresholds.cutoffs().tolist()}}
+    return write(directory, PREDICTIONS, columns, notes)
 
 
 def trained(directory, model, dataset, history=HISTORY, rates=()):
@@ -519,6 +520,10 @@ def test_a_second_run_finds_the_report_and_another_one_replaces_it(minimal, tmp_
     assert names == {"_run.json", "index.html", "style.css", ".nojekyll", "figures"}
     assert "<h1>Another &lt;title&gt;</h1>" in Path(again.page).read_text()
 
+    Path(again.page).unlink()
+    report(again)
+    assert "<h1>Another &lt;title&gt;</h1>" in Path(again.page).read_text()
+
 
 def mistake(places, output, **changes):
     with pytest.raises(InputError) as error:
@@ -543,6 +548,27 @@ def test_mistakes_are_told_in_one_line(places, tmp_path):
     assert "models.a.prediction: unknown field; did you mean predictions" in mistake(
         places, "OUT", models={"a": words | {"prediction": "x"}}
     )
+
+
+def test_the_checkpoint_of_another_model_is_refused(places, tmp_path):
+    rows = Table(places.models["words"]["predictions"]).read()
+    settings = {"model": {"weights": "0" * 64}}
+    writer = TableWriter(str(tmp_path / "tags"), PREDICTIONS, Recipe(job="tag", settings=settings, inputs={}))
+    writer.begin()
+    writer.write(rows)
+    writer.finish(rows_in=len(rows))
+    models = {"words": places.models["words"] | {"predictions": str(tmp_path / "tags")}}
+
+    assert "another model than that of its predictions" in mistake(places, tmp_path / "out", models=models)
+
+
+def test_genres_of_which_no_movie_has_two_are_said_not_to_go_together(tmp_path):
+    labels = np.eye(9, dtype=np.float32)
+    columns = {"imdb_id": IDS[:9], "title": ["A"] * 9, "split": ["train"] * 9, "labels": per_genre(labels)}
+    config = ReportConfig(movies=write(tmp_path / "movies", MOVIES, columns), output=str(tmp_path / "report"))
+    report(config)
+
+    assert Path(config.page).read_text().count("No movie has two of the genres.") == 2
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(places, tmp_path):

@@ -7,9 +7,11 @@ from sklearn.metrics import auc, average_precision_score, f1_score, precision_re
 
 from mmgenre.curves import f1_by_cutoff, precision_recall, reliability, wilson
 from mmgenre.genres import GENRES
+from mmgenre.manifest import Manifest, Recipe
 from mmgenre.metrics import Bootstrap, expected_calibration_error, intervals, resampled_scores
 from mmgenre.reports.axes import short, slug
 from mmgenre.reports.confusion import confusion
+from mmgenre.reports.cutoffs import Cutoffs
 from mmgenre.reports.genre_intervals import genre_intervals
 from mmgenre.reports.mistakes import most_confident
 from mmgenre.reports.movie_counts import co_occurrence, conditional, genres_per_movie, length_bins
@@ -144,6 +146,15 @@ def test_confusion_that_chance_may_have_made_is_not_called_confusion():
     assert found.largest is None
 
 
+def test_errors_that_know_nothing_of_each_other_are_hardly_ever_called_confusion():
+    random, claims = np.random.default_rng(0), 0
+    for _ in range(60):
+        labels, wrong = (random.random((400, 9)) < share for share in (0.2, 0.1))
+        claims += confusion(labels ^ wrong, labels).is_sure.any()
+
+    assert claims <= 3
+
+
 def test_a_genre_that_is_missed_in_few_movies_says_nothing():
     labels = labels_of(*[(ACTION,)] * 9, *[(ADVENTURE,)] * 30)
     found = confusion(labels_of(*[(COMEDY,)] * 9, *[(ADVENTURE,)] * 30), labels)
@@ -197,6 +208,33 @@ def test_an_excerpt_is_one_line_that_says_where_it_was_cut():
     assert excerpt("One\n two\tthree four", 3) == "One two three …"
     assert excerpt("One two three", 3) == "One two three"
     assert excerpt("One", 0) is excerpt(None, 3) is None
+    assert excerpt("\u6620\u753b" * 1000, 3) == "\u6620\u753b" * 18 + " …"
+
+
+def manifest(cutoffs, **asked):
+    recipe = Recipe(job="tag", settings={}, inputs={}, finish=asked)
+    known = {"notes": {} if cutoffs is None else {"cutoffs": cutoffs}, "recipe": recipe}
+    return Manifest.model_construct(**known)
+
+
+def test_a_cutoff_is_in_use_where_it_alone_decides():
+    low, high = [0.3] * 9, [0.6] * 9
+    same, other = {"text_only": low, "poster_only": low}, {"text_only": low, "poster_only": high}
+
+    for recorded, asked, statuses, expected, said in (
+        (same, {}, ["text_only", "poster_only", "missing"], low, "fitted on the validation split"),
+        (same, {"thresholds": "global"}, ["text_only"], low, "fitted"),
+        (same, {"thresholds": 0.3}, ["text_only"], low, "which jobs/tag.py was given"),
+        (same, {"min_probability": 0.2}, ["text_only"], low, "which jobs/tag.py was given"),
+        (other, {}, ["poster_only", "error"], high, "fitted"),
+        (other, {}, ["text_only", "poster_only"], None, "other cut-offs decide"),
+        (same, {"top_k": 2}, ["text_only"], None, "at most the 2 most probable"),
+        (same, {}, ["no_input"], None, "other cut-offs decide"),
+        (None, {}, ["text_only"], None, "no cut-offs recorded"),
+    ):
+        found = Cutoffs.of(manifest(recorded, **asked), statuses)
+        assert (None if found.values is None else found.values.tolist()) == expected
+        assert said in found.says
 
 
 def test_a_poster_that_cannot_be_decoded_is_not_shown():

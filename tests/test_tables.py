@@ -219,6 +219,17 @@ def test_parts_without_a_record_of_a_run_are_not_ours(tmp_path):
     assert names(tmp_path) == ["part-0.parquet"]
 
 
+def test_what_another_job_made_is_not_replaced(tmp_path):
+    complete(tmp_path / "complete", "tt1", job="dataset")
+    unfinished(tmp_path / "unfinished", "tt1", job="dataset")
+
+    for folder in (tmp_path / "complete", tmp_path / "unfinished"):
+        before = names(folder)
+        with pytest.raises(InputError, match=r"holds what jobs/dataset\.py made; choose another output"):
+            writer(folder, job="topics").begin(overwrite=True)
+        assert names(folder) == before
+
+
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "movies").write_text("a file")
 

@@ -243,7 +243,7 @@ def test_other_thresholds_cost_no_model(local_ray, trained, movies_file, tmp_pat
     _, first = tagged(trained, movies, tmp_path / "tags")
 
     manifest, few = tagged(trained, movies, tmp_path / "tags", top_k=1, thresholds=0.0)
-    _, sure = tagged(trained, movies, tmp_path / "tags", thresholds={"Drama": 1.0}, min_probability=0.4)
+    strict, sure = tagged(trained, movies, tmp_path / "tags", thresholds={"Drama": 1.0}, min_probability=0.4)
     _, again = tagged(trained, movies, tmp_path / "tags")
 
     assert (manifest.notes["carried_over"], manifest.notes["computed_in"]) == (101, {})
@@ -253,6 +253,7 @@ def test_other_thresholds_cost_no_model(local_ray, trained, movies_file, tmp_pat
     cutoffs = np.maximum(checkpoint.read_card(trained).thresholds.cutoffs(), 0.4)
     cutoffs[GENRES.index("Drama")] = 1.0
     assert sure["genres"].to_pylist()[:100] == [decode(row) for row in chances >= cutoffs]
+    assert strict.notes["cutoffs"]["text_only"] == cutoffs.tolist()
     assert again.equals(first)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pytest
@@ -15,7 +16,7 @@ from mmgenre.checkpoint import Card
 from mmgenre.errors import InputError
 from mmgenre.genres import GENRES
 from mmgenre.models import Movies
-from mmgenre.schema import CATALOG, MOVIES, per_genre
+from mmgenre.schema import CATALOG, MOVIES, PREDICTIONS, per_genre
 from mmgenre.tables import Table
 from mmgenre.topic_embeddings import Plots, text_family
 from mmgenre.topic_model import NO_TOPIC, TopicModel, TopicModelConfig
@@ -151,13 +152,14 @@ def rows_of(output):
 
 def files_of(output):
     """What people look at, by name."""
-    return {path.name: path.read_bytes() for path in sorted(Path(output).glob("topics*"))}
+    return {path.name: path.read_bytes() for path in sorted(Path(output, "_page").iterdir())}
 
 
 def test_every_movie_is_one_row_and_the_files_tell_of_the_same(run):
     output, manifest = run("first")
 
     rows = rows_of(output)
+    assert pd.read_parquet(output)["imdb_id"].tolist() == [row["imdb_id"] for row in rows]
     assert [row["imdb_id"] for row in rows] == sorted(row["imdb_id"] for row in rows)
     assert manifest.rows == manifest.rows_in == len(rows) == 3 * NUM_EACH + 2
     assert manifest.statuses["no_plot"] == 2
@@ -174,7 +176,7 @@ def test_every_movie_is_one_row_and_the_files_tell_of_the_same(run):
         kinds = {KINDS[int(row["imdb_id"][2:]) // NUM_EACH] for row in mine}
         assert len(kinds) == 1
         assert set(mine[0]["name"].split(", ")) <= set(WORDS[kinds.pop()])
-    assert re.search(rf"\d+ topics in 120 plots.*{output}/topics.html", describe(manifest, str(output)))
+    assert re.search(rf"\d+ topics in 120 plots.*{output}/_page/topics.html", describe(manifest, str(output)))
     assert sorted(files_of(output)) == [
         "topics.csv", "topics.html", "topics.md", "topics_by_genre.png", "topics_by_genre.svg"
     ]  # fmt: skip
@@ -275,14 +277,16 @@ def test_shares_and_lift_are_those_counted_by_hand():
 
 
 def test_genres_are_found_by_the_movies_ids(tmp_path, write_table):
-    columns = {"imdb_id": ["tt2", "tt1"], "title": ["B", "A"], "genres": [["Drama"], []]}
-    catalogue = write_table(tmp_path / "catalog", CATALOG, columns)
+    columns = {"imdb_id": ["tt2", "tt1"], "genres": [["Drama"], []]}
+    # An empty list is a dump's way to say that it does not know, and a model's that there are none.
+    catalogue = write_table(tmp_path / "catalog", CATALOG, columns | {"title": ["B", "A"]})
+    tags = {"status": ["text_only"] * 2, "probabilities": per_genre(np.full((2, 9), 0.5))}
+    predicted = write_table(tmp_path / "tags", PREDICTIONS, columns | tags)
 
-    labels = labels_of(["tt1", "tt2", "tt3"], catalogue)
-
-    assert labels[:, GENRES.index("Drama")].tolist()[:2] == [0, 1]
-    assert np.isnan(labels[2]).all()
-    assert not np.isnan(labels[:2]).any()
+    for place, of_first in ((catalogue, np.nan), (predicted, 0)):
+        labels = labels_of(["tt1", "tt2", "tt3"], place)
+        assert labels[:, GENRES.index("Drama")] == pytest.approx([of_first, 1, np.nan], nan_ok=True)
+        assert np.isnan(labels[2]).all()
 
 
 def test_words_that_say_the_same_are_said_once():

@@ -18,6 +18,7 @@ from mmgenre.schema import SPLITS
 from mmgenre.tables import Table as Stored
 
 _SQUARE = (3.6, 3.5)
+_NONE_TOGETHER = "No movie has two of the genres."
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def _co_occurrence(labels: np.ndarray) -> list[Block]:
     counts = co_occurrence(labels)
     shares = conditional(counts)
     beside = np.where(np.eye(len(GENRES), dtype=bool), -1, counts)
+    has_any = beside.max() > 0
     first, second = np.unravel_index(int(beside.argmax()), beside.shape)
     strongest = np.where(np.eye(len(GENRES), dtype=bool) | np.isnan(shares), -1, shares)
     given, also = np.unravel_index(int(strongest.argmax()), strongest.shape)
@@ -134,14 +136,18 @@ def _co_occurrence(labels: np.ndarray) -> list[Block]:
     panels = [
         Panel(
             "counts",
-            f"{GENRES[first]} and {GENRES[second]} go together most often: in {counts[first, second]:,} movies.",
+            f"{GENRES[first]} and {GENRES[second]} go together most often: in {counts[first, second]:,} movies."
+            if has_any
+            else _NONE_TOGETHER,
             lambda drawn: _titled_square(drawn, counts.astype(float), count_texts, "movies with both"),
             _SQUARE,
         ),
         Panel(
             "shares",
             f"{shares[given, also]:.0%} of the movies with the genre {GENRES[given]} have the genre {GENRES[also]}, "
-            "too: the highest share.",
+            "too: the highest share."
+            if has_any
+            else _NONE_TOGETHER,
             lambda drawn: _titled_square(drawn, shares, share_texts, "% of the row's movies with the column's genre"),
             _SQUARE,
         ),

@@ -107,17 +107,12 @@ def _says(is_true: bool, is_predicted: bool) -> str:
 
 def _cutoffs(slug: str, name: str, truth: Truth, model: Scored) -> Chart:
     f1 = f1_by_cutoff(model.judged.probabilities, truth.labels, _CUTOFFS)
-    in_use = None if model.thresholds is None else model.thresholds.cutoffs()
+    in_use = model.cutoffs.values
     panels = [
         _cutoff_panel(place, f1[:, place], None if in_use is None else float(in_use[place]))
         for place in range(len(GENRES))
     ]
-    caption = f"{name}: F1 of each genre at every cut-off, on the movies that are scored. "
-    caption += (
-        "The predictions have no thresholds recorded with them."
-        if in_use is None
-        else "The dot is the cut-off in use, which was fitted on the validation split."
-    )
+    caption = f"{name}: F1 of each genre at every cut-off, on the movies that are scored. {model.cutoffs.says}"
     return Chart(f"cut-offs-{slug}", caption, panels)
 
 
@@ -186,8 +181,8 @@ def _confusion(slug: str, name: str, truth: Truth, model: Scored) -> list[Block]
     caption = (
         f"{name}: of the movies whose genre (row) is missed, and that do not have the column's genre, how many times "
         "as often they are wrongly given that genre as all movies that do not have it (movies without a prediction are "
-        "left out). 1 is no confusion; where it is more by more than chance (95 % Wilson interval), the cell is "
-        "orange, where it is less, purple. "
+        "left out). 1 is no confusion; where it is more by more than chance (Fisher's exact test, 5 % for all cells "
+        "together), the cell is orange, where it is less, purple. "
         f"Empty: fewer than {FEWEST} such movies, or nothing to compare with."
     )
     says = _says_of_confusion(found)

@@ -15,6 +15,8 @@ from mmgenre.schema import from_per_genre
 from mmgenre.tables import Table
 
 _WORD = r"\S+"
+# Characters, the blank included, on average over an excerpt.
+_LONGEST_WORD = 12
 _MAX_PIXELS = 50_000_000
 _QUALITY = 75
 
@@ -93,7 +95,8 @@ def num_valid(table: Table, column: str) -> int:
         metadata = fragment.metadata
         place = metadata.schema.names.index(column)
         for group in range(metadata.num_row_groups):
-            nulls += metadata.row_group(group).column(place).statistics.null_count
+            if metadata.row_group(group).num_rows:
+                nulls += metadata.row_group(group).column(place).statistics.null_count
     return table.dataset.count_rows() - nulls
 
 
@@ -101,8 +104,10 @@ def excerpt(plot: str | None, words: int) -> str | None:
     """The beginning of a plot on one line; None where there is none, or nothing of it is to be shown."""
     if plot is None or not words:
         return None
-    found = one_line(plot).split(" ")
-    return " ".join(found[:words]) + (" …" if len(found) > words else "")
+    whole = one_line(plot)
+    # Some languages have no blanks between words.
+    found = " ".join(whole.split(" ")[:words])[: words * _LONGEST_WORD]
+    return found if found == whole else f"{found} …"
 
 
 def thumbnail(image: bytes | None, max_side: int) -> bytes | None:

@@ -15,8 +15,9 @@ from mmgenre.reports.blocks import Chart, Panel, Section, Shown
 
 PAGE, INDEX, STYLE, NO_JEKYLL = "report.html", "index.html", "style.css", ".nojekyll"
 FIGURES, POSTERS = "figures", "posters"
+PICTURES = (FIGURES, POSTERS)
 # All that a report may consist of, as patterns of names in its folder.
-OWNED = (PAGE, INDEX, STYLE, NO_JEKYLL, FIGURES, POSTERS)
+OWNED = (PAGE, INDEX, STYLE, NO_JEKYLL, *PICTURES)
 _STYLES = ("style.css", "report.css")
 _CSS_PIXELS = 96
 _COLUMNS = 3

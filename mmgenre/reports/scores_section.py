@@ -14,9 +14,9 @@ from mmgenre.layout import percent
 from mmgenre.metrics import GenreScores
 from mmgenre.reports import axes
 from mmgenre.reports.blocks import Block, Chart, Missing, Panel, Part, Section, Table, Text
+from mmgenre.reports.cutoffs import Cutoffs
 from mmgenre.reports.genre_intervals import GenreIntervals
 from mmgenre.reports.training_section import Trained
-from mmgenre.thresholds import Thresholds
 
 SMALL = (3.0, 2.4)
 _KINDS = ("plot", "poster", "plot + poster")
@@ -30,13 +30,13 @@ class Scored:
     Args:
         judged: the scores and what they were made from.
         intervals: of the genres' scores.
-        thresholds: recorded with the predictions; None: there are none.
+        cutoffs: that decided.
         trained: what its checkpoint tells; None: it is not given.
     """
 
     judged: Judged
     intervals: GenreIntervals
-    thresholds: Thresholds | None
+    cutoffs: Cutoffs
     trained: Trained | None
 
     @property
