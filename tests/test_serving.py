@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import socket
 import struct
@@ -20,7 +21,7 @@ from mmgenre.images import shrink
 from mmgenre.models.movies import Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.predict import Tagger
-from mmgenre.serving import connections, csv_tables, guard
+from mmgenre.serving import bodies, connections, csv_tables, guard
 from mmgenre.serving.api import build
 from mmgenre.serving.connections import HttpServer, listen
 from mmgenre.serving.limits import Limits
@@ -187,6 +188,39 @@ def test_a_bad_request_is_told_in_one_line_what_is_wrong(case, client):
     assert headers["Content-Type"] == JSON
     # The connection is good for the next request.
     assert client.get("/health")[0] == 200
+
+
+def mangled():
+    """Hundreds of requests in each of which something else is wrong: path, body, and kind of body."""
+    for value, field in itertools.product((0, -1.5, 1e308, 10**30, True, [], [1], ["x"], {}, {"x": 1}), bodies._FIELDS):
+        movie = {"title": "A title"} | {field: value}
+        yield from ((path, json.dumps(movie), JSON) for path in ("/predict", "/explain"))
+        yield "/predict", json.dumps({"movies": [{"plot": "A plot."}, movie]}), JSON
+    whole = json.dumps({"title": "A title", "plot": "A \u00e9 plot.", "poster": None})
+    yield from (("/predict", whole[:end], JSON) for end in range(len(whole)))
+    yield from (("/predict", FORM[:end], FORM_TYPE) for end in range(0, len(FORM) - 4, 7))
+    for kind in ("JPEG", "PNG", "WEBP"):
+        image = picture(size=(200, 300), kind=kind)
+        for share in np.linspace(0.02, 0.9, 15):
+            yield "/predict", poster(image[: int(share * len(image))]), JSON
+            yield "/explain", *form({"poster": image[: int(share * len(image))]})
+    for text, kind in itertools.product(
+        (b"%PDF-1.7", b"<svg/>", b"BM", b"GIF89a", b"\0" * 50, b"\xff\xd8\xff"), (1, 90)
+    ):
+        yield "/predict", poster(text * kind), JSON
+    for delimiter, row in itertools.product(",;\t", ("1", "1{0}2{0}3", '"1', '1{0}"2', '"1"2{0}3')):
+        yield "/tag", *form({"table": f"id{delimiter}plot\n{row.format(delimiter)}\n".encode()})
+
+
+def test_hundreds_of_bad_requests_are_each_told_so_in_a_line(client):
+    requests = list(dict.fromkeys(mangled()))
+    answers = [client.ask("POST", *request) for request in requests]
+
+    assert len(requests) > 400
+    for request, (status, _, answer) in zip(requests, answers, strict=True):
+        assert 400 <= status < 500, request
+        message = json.loads(answer)["error"]
+        assert len(message) > 20 and "\n" not in message, request
 
 
 # How it waits
