@@ -92,11 +92,16 @@ def by_length(lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
     A row longer than max_tokens is a batch of its own.
     """
     order = np.argsort(-lengths, kind="stable")
-    descending = lengths[order]
+    ascending = -lengths[order]
     start = 0
     while start < len(order):
-        longest = int(descending[start])
-        size = max(1, max_tokens // max(1, longest))
-        similar = int(np.searchsorted(-descending[start:], -_SIMILAR * longest, side="right"))
-        yield order[start : start + min(size, similar)]
-        start += min(size, similar)
+        longest = -int(ascending[start])
+        similar = int(np.searchsorted(ascending, -_SIMILAR * longest, side="right"))
+        end = min(similar, start + rows_of(longest, max_tokens))
+        yield order[start:end]
+        start = end
+
+
+def rows_of(longest: int, max_tokens: int) -> int:
+    """How many rows that are padded to so many tokens are a batch: one at least."""
+    return max(1, max_tokens // max(1, longest))

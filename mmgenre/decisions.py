@@ -70,6 +70,10 @@ class Decisions:
         """Shape (9,): at or above which a genre is given to a movie of that status; infinite where none is."""
         return self._cutoffs.get(status, np.full(len(GENRES), np.inf))
 
+    def to_settings(self) -> dict[str, list[float]]:
+        """The cut-offs by status, in GENRES order, as JSON values."""
+        return {status: cutoffs.tolist() for status, cutoffs in self._cutoffs.items()}
+
     def __call__(self, probabilities: np.ndarray, statuses: Sequence[str]) -> np.ndarray:
         """Which genres N movies are given, shape (N, 9), bool; none where the status is that of no prediction.
 

@@ -90,13 +90,7 @@ def explain_table(config: ExplainTableConfig) -> Manifest:
     for rows in _gathered(work.results()):
         writer.write(rows)
     num_rows = work.staged.manifest.rows
-    seconds = {"start": account.start_s, "compute": account.compute_s, "busy": account.busy_s}
-    notes = {
-        "checkpoint": config.checkpoint,
-        "actors": account.actors,
-        "computed_in": dict(account.computed_in),
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-    }
+    notes = {"checkpoint": config.checkpoint} | account.notes()
     manifest = writer.finish(rows_in=num_rows, expected_rows=num_rows, notes=notes)
     storage.delete(storage.join(config.output, WORK))
     return manifest

@@ -10,7 +10,7 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from mmgenre import cluster
-from mmgenre.batches import by_length
+from mmgenre.batches import by_length, rows_of
 from mmgenre.cluster import Accelerator
 from mmgenre.genres import GENRES
 from mmgenre.models import Batch, Encoded, GenreModel
@@ -67,8 +67,8 @@ class Predictor:
     def logits(self, movies: Encoded) -> np.ndarray:
         """Logits of N encoded movies, shape (N, 9), float32."""
         if self.precision == "auto" and len(movies.lengths):
-            count = max(1, _MEASURED_TOKENS // max(1, int(movies.lengths.max())))
-            self._choose(movies.take(np.argsort(-movies.lengths, kind="stable")[:count]))
+            longest = np.argsort(-movies.lengths, kind="stable")
+            self._choose(movies.take(longest[: rows_of(int(movies.lengths[longest[0]]), _MEASURED_TOKENS)]))
         return predict_logits(self._model, movies, self.device, self.precision)
 
     def _choose(self, movies: Encoded) -> None:

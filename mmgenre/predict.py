@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -64,6 +65,15 @@ class Account:
     compute_s: float = 0.0
     busy_s: float = 0.0
     actors: int = 0
+
+    def notes(self, **seconds: float) -> dict[str, Any]:
+        """What a manifest remembers of it; seconds: that other steps of the job took, by name."""
+        seconds |= {"start": self.start_s, "compute": self.compute_s, "busy": self.busy_s}
+        return {
+            "actors": self.actors,
+            "computed_in": dict(self.computed_in),
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        }
 
 
 def predict(work: Work, image_files: list[str], computing: Computing, stage: "type[Predict] | None" = None) -> Account:

@@ -76,28 +76,17 @@ def tag(config: TagConfig) -> Manifest:
     staged = time.monotonic()
     account = predict(work, source.image_files, _computing(config, source))
     computed = time.monotonic()
-    by_status = calibrations(card, config.checkpoint)
-    decisions = Decisions(by_status, config)
+    decisions = Decisions(calibrations(card, config.checkpoint), config)
     output = TagWriter(writer, decisions, source.kept, config.export)
     output.write(work.results())
     counts = work.staged.manifest
-    seconds = {
-        "stage": staged - began,
-        "start": account.start_s,
-        "compute": account.compute_s,
-        "busy": account.busy_s,
-        "write": time.monotonic() - computed,
-    }
     notes = {
         "checkpoint": config.checkpoint,
         "thresholds": thresholds.model_dump(),
-        "cutoffs": {status: decisions.cutoffs(status).tolist() for status in by_status},
+        "cutoffs": decisions.to_settings(),
         "carried_over": counts.rows_in - counts.rows,
-        "computed_in": dict(account.computed_in),
-        "actors": account.actors,
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "coverage": output.coverage(),
-    }
+    } | account.notes(stage=staged - began, write=time.monotonic() - computed)
     manifest = writer.finish(rows_in=counts.rows_in, expected_rows=counts.rows_in, notes=notes)
     storage.delete(storage.join(config.output, WORK))
     return manifest

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -130,15 +131,16 @@ def labels_of(ids: Sequence[str], directory: str | None) -> np.ndarray:
     """
     if directory is None:
         return np.full((len(ids), len(GENRES)), np.nan, np.float32)
-    name, table = _genre_column(directory), Table(directory)
+    table = Table(directory)
+    name = _genre_column(table)
     rows = table.read(["imdb_id", name])
     places = pc.index_in(pa.array(ids, pa.string()), value_set=rows["imdb_id"].combine_chunks())
     found = rows[name].take(places)
     if name == "labels":
         return from_per_genre(found)
     unknown = np.full(len(GENRES), np.nan, np.float32)
-    is_known = (lambda genres: genres is not None) if "probabilities" in _columns(directory) else bool
-    return np.stack([encode(genres) if is_known(genres) else unknown for genres in found.to_pylist()])
+    nothing_known: tuple[Any, ...] = (None,) if "probabilities" in table.dataset.schema.names else (None, [])
+    return np.stack([unknown if genres in nothing_known else encode(genres) for genres in found.to_pylist()])
 
 
 def genre_source(movies: str, catalog: str | None, genres: str | None) -> str | None:
@@ -147,25 +149,25 @@ def genre_source(movies: str, catalog: str | None, genres: str | None) -> str | 
     Raises:
         InputError: the one that is taken says none.
     """
-    if genres is None and storage.kind(movies) != FileType.File and set(_GENRES) & set(_columns(movies)):
+    if genres is None and storage.kind(movies) != FileType.File and _genre_columns(Table(movies)):
         return movies
     found = genres or catalog
     if found is not None:
-        _genre_column(found)
+        _genre_column(Table(found))
     return found
 
 
-def _genre_column(directory: str) -> str:
+def _genre_column(table: Table) -> str:
     """The column of a table that says genres, or InputError."""
-    names = _columns(directory)
-    found = next((name for name in _GENRES if name in names), None)
-    if found is None:
-        raise InputError(f"{directory}: no genres; expected a MOVIES, CATALOG or PREDICTIONS folder")
-    return found
+    found = _genre_columns(table)
+    if not found:
+        raise InputError(f"{table.directory}: no genres; expected a MOVIES, CATALOG or PREDICTIONS folder")
+    return found[0]
 
 
-def _columns(directory: str) -> list[str]:
-    return Table(directory).dataset.schema.names
+def _genre_columns(table: Table) -> list[str]:
+    """All such columns, the first one preferred."""
+    return [name for name in _GENRES if name in table.dataset.schema.names]
 
 
 def to_csv(summary: Summary) -> str:

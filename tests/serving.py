@@ -1,4 +1,4 @@
-"""A served model for tests: a small fusion of random weights, and jobs/serve.py as a process."""
+"""A served model for tests: a small fusion of random weights, jobs/serve.py as a process, the service in this one."""
 
 import base64
 import contextlib
@@ -22,6 +22,11 @@ from mmgenre import checkpoint
 from mmgenre.genres import GENRES
 from mmgenre.models.fusion import LateFusionConfig
 from mmgenre.models.movies import Movies
+from mmgenre.serving.api import build
+from mmgenre.serving.connections import HttpServer, listen
+from mmgenre.serving.replicas import Prediction
+from mmgenre.serving.service import Service
+from mmgenre.serving.service_config import ServiceConfig
 from mmgenre.thresholds import Calibration, Thresholds
 
 ROOT = Path(__file__).parent.parent
@@ -165,3 +170,23 @@ def wait_until(happens, timeout_s=30):
     while not happens():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def answering(directory, model, **config):
+    """A client of a service in this process whose model is a function, or still being loaded."""
+    service = Service(checkpoint.read_card(directory), ServiceConfig(checkpoint=directory, **config))
+    if model is not None:
+        service.attach(model, None)
+    listening = listen("127.0.0.1", 0)
+    server = HttpServer(build(service), listening)
+    server.start()
+    try:
+        yield Client(listening.getsockname()[1])
+    finally:
+        server.stop()
+        service.close()
+
+
+async def half(movies):
+    return [Prediction("text_only", np.full(len(GENRES), 0.5, np.float32), None) for _ in movies]

@@ -230,6 +230,12 @@ def test_a_mistake_is_one_line(fusion, tmp_path, message):
     assert not (tmp_path / "out" / "_run.json").exists()
 
 
+def test_bytes_of_a_command_line_that_are_no_text_are_replaced():
+    config = of_movie(checkpoint="a", output="b", plot="bad \udcff bytes")
+
+    assert config.plot == "bad \ufffd bytes"
+
+
 def test_a_movie_of_a_table_is_explained_by_its_id(fusion, movies, tmp_path):
     (tmp_path / "poster.jpg").write_bytes(picture(0))
 

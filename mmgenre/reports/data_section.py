@@ -18,7 +18,6 @@ from mmgenre.schema import SPLITS
 from mmgenre.tables import Table as Stored
 
 _SQUARE = (3.6, 3.5)
-_NONE_TOGETHER = "No movie has two of the genres."
 
 
 @dataclass(frozen=True)
@@ -126,28 +125,19 @@ def _genres_per_movie(labels: np.ndarray) -> Chart:
 def _co_occurrence(labels: np.ndarray) -> list[Block]:
     counts = co_occurrence(labels)
     shares = conditional(counts)
-    beside = np.where(np.eye(len(GENRES), dtype=bool), -1, counts)
-    has_any = beside.max() > 0
-    first, second = np.unravel_index(int(beside.argmax()), beside.shape)
-    strongest = np.where(np.eye(len(GENRES), dtype=bool) | np.isnan(shares), -1, shares)
-    given, also = np.unravel_index(int(strongest.argmax()), strongest.shape)
+    most_often, most_likely = _together(counts, shares)
     count_texts = [[axes.short(count) for count in row] for row in counts]
     share_texts = [["" if np.isnan(share) else f"{share * 100:.0f}" for share in row] for row in shares]
     panels = [
         Panel(
             "counts",
-            f"{GENRES[first]} and {GENRES[second]} go together most often: in {counts[first, second]:,} movies."
-            if has_any
-            else _NONE_TOGETHER,
+            most_often,
             lambda drawn: _titled_square(drawn, counts.astype(float), count_texts, "movies with both"),
             _SQUARE,
         ),
         Panel(
             "shares",
-            f"{shares[given, also]:.0%} of the movies with the genre {GENRES[given]} have the genre {GENRES[also]}, "
-            "too: the highest share."
-            if has_any
-            else _NONE_TOGETHER,
+            most_likely,
             lambda drawn: _titled_square(drawn, shares, share_texts, "% of the row's movies with the column's genre"),
             _SQUARE,
         ),
@@ -166,6 +156,21 @@ def _co_occurrence(labels: np.ndarray) -> list[Block]:
         Table("Movies with both genres.", ["genre", *GENRES], count_rows, folded=True),
         Table("P(column | row).", ["genre", *GENRES], share_rows, folded=True),
     ]
+
+
+def _together(counts: np.ndarray, shares: np.ndarray) -> tuple[str, str]:
+    """The genres that go together in the most movies, and those of which one has the other the most likely."""
+    is_same = np.eye(len(GENRES), dtype=bool)
+    beside, strongest = np.where(is_same, -1, counts), np.where(is_same | np.isnan(shares), -1, shares)
+    if beside.max() <= 0:
+        return ("No movie has two of the genres.",) * 2
+    first, second = np.unravel_index(int(beside.argmax()), beside.shape)
+    given, also = np.unravel_index(int(strongest.argmax()), strongest.shape)
+    return (
+        f"{GENRES[first]} and {GENRES[second]} go together most often: in {counts[first, second]:,} movies.",
+        f"{shares[given, also]:.0%} of the movies with the genre {GENRES[given]} have the genre {GENRES[also]}, "
+        "too: the highest share.",
+    )
 
 
 def _titled_square(drawn: Axes, values: np.ndarray, texts: Sequence[Sequence[str]], title: str) -> None:
