@@ -20,11 +20,11 @@ from typing import NamedTuple
 import pandas as pd
 import psutil  # type: ignore[import-untyped]
 
-from mmgenre.catalog import CatalogConfig, catalog
-from mmgenre.genres import GENRES
+from mmgenre.catalog.job import CatalogConfig, catalog
+from mmgenre.labels import GENRES
 from mmgenre.sandbox.catalogue import write_dump
-from mmgenre.schema import CATALOG
-from mmgenre.tables import Table
+from mmgenre.tables.schema import CATALOG
+from mmgenre.tables.table import Table
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ("default", "tagging")

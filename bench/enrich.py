@@ -30,15 +30,15 @@ import psutil  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmgenre.manifest import Recipe
-from mmgenre.providers import TmdbConfig
-from mmgenre.sandbox.answers import Movie, load_movies
+from mmgenre.enrich.http import HttpConfig
+from mmgenre.enrich.providers import TmdbConfig
 from mmgenre.sandbox.catalogue import SandboxConfig, generate
 from mmgenre.sandbox.faults import Fault, FaultsConfig
 from mmgenre.sandbox.image_faults import ImageFaultsConfig
-from mmgenre.schema import CATALOG, ENRICHED, POSTERS
-from mmgenre.tables import Table, TableWriter
-from mmgenre.web import HttpConfig
+from mmgenre.sandbox.responses import Movie, load_movies
+from mmgenre.tables.manifest import Recipe
+from mmgenre.tables.schema import CATALOG, ENRICHED, POSTERS
+from mmgenre.tables.table import Table, TableWriter
 
 ROOT = Path(__file__).parent.parent
 TOKEN, RAY_TOKEN = secrets.token_hex(16), secrets.token_hex(16)

@@ -23,10 +23,9 @@ from PIL import Image
 from samples import sample
 from torch import nn
 
-from mmgenre import checkpoint
-from mmgenre.models import GenreModel
-from mmgenre.schema import MOVIES, PREDICTIONS, from_per_genre
-from mmgenre.tables import Table
+from mmgenre.models import GenreModel, checkpoint
+from mmgenre.tables.schema import MOVIES, PREDICTIONS, from_per_genre
+from mmgenre.tables.table import Table
 
 ROOT = Path(__file__).parent.parent
 BATCH = 8

@@ -32,12 +32,12 @@ import pyarrow.parquet as pq
 from aiohttp import web
 from PIL import Image
 
-from mmgenre.genres import GENRES
-from mmgenre.images import shrink
-from mmgenre.manifest import Recipe
+from mmgenre.labels import GENRES
+from mmgenre.posters.images import shrink
 from mmgenre.sandbox.posters import draw
-from mmgenre.schema import ENRICHED, POSTERS
-from mmgenre.tables import Table, TableWriter
+from mmgenre.tables.manifest import Recipe
+from mmgenre.tables.schema import ENRICHED, POSTERS
+from mmgenre.tables.table import Table, TableWriter
 
 ROOT = Path(__file__).parent.parent
 SERVER_CORE, CLIENT_CORE = 0, 1

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmgenre.manifest import Recipe
-from mmgenre.schema import MOVIES
-from mmgenre.tables import Table, TableWriter
+from mmgenre.tables.manifest import Recipe
+from mmgenre.tables.schema import MOVIES
+from mmgenre.tables.table import Table, TableWriter
 
 
 def sample(movies: str, output: Path, sizes: dict[str, int], column: str) -> str:

@@ -20,14 +20,14 @@ import torch
 import yaml
 from samples import sample
 
-from mmgenre import cluster
-from mmgenre.fit import Fit, Team
-from mmgenre.fitting import fit_config
-from mmgenre.manifest import Manifest
-from mmgenre.search_config import TuneConfig, preset_of
-from mmgenre.search_space import training
-from mmgenre.subject import Subject
-from mmgenre.tune import tune
+from mmgenre import ray_session as cluster
+from mmgenre.search.config import TuneConfig, preset_of
+from mmgenre.search.data_cache import Subject
+from mmgenre.search.job import tune
+from mmgenre.search.space import training
+from mmgenre.tables.manifest import Manifest
+from mmgenre.training.setup import fit_config
+from mmgenre.training.trainer import Fit, Team
 
 PRESET = {
     "model": {"family": "bilstm", "hidden": 64, "max_length": 64, "title": True},

@@ -30,15 +30,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from mmgenre import checkpoint
 from mmgenre.config import read_yaml
-from mmgenre.genres import GENRES
-from mmgenre.models import Movies
+from mmgenre.labels import GENRES
+from mmgenre.models import Movies, checkpoint
 from mmgenre.models.transformer import TransformerConfig
 from mmgenre.sandbox.catalogue import SandboxConfig, generate
-from mmgenre.schema import PREDICTIONS
-from mmgenre.tables import Table
-from mmgenre.thresholds import Thresholds
+from mmgenre.scoring.thresholds import Thresholds
+from mmgenre.tables.schema import PREDICTIONS
+from mmgenre.tables.table import Table
 
 ROOT = Path(__file__).parent.parent
 CLIENTS, PAST_SATURATION = (1, 8, 64), 256

@@ -33,16 +33,15 @@ import ray
 import torch
 from transformers import ElectraConfig, ElectraForSequenceClassification, pipeline
 
-from mmgenre import checkpoint
-from mmgenre.genres import GENRES
-from mmgenre.inference import predict_logits
-from mmgenre.models import GenreModel, Movies
+from mmgenre.labels import GENRES
+from mmgenre.models import GenreModel, Movies, checkpoint
+from mmgenre.models.inference import predict_logits
+from mmgenre.models.packing import packed
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.transformer import TransformerConfig
-from mmgenre.packing import packed
-from mmgenre.schema import PREDICTIONS, from_per_genre
-from mmgenre.tables import Table
-from mmgenre.thresholds import Thresholds
+from mmgenre.scoring.thresholds import Thresholds
+from mmgenre.tables.schema import PREDICTIONS, from_per_genre
+from mmgenre.tables.table import Table
 
 ROOT = Path(__file__).parent.parent
 ELECTRA_SMALL = {

@@ -25,12 +25,12 @@ from sklearn.decomposition import NMF, LatentDirichletAllocation
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.metrics import mutual_info_score
 
-from mmgenre.schema import from_per_genre
-from mmgenre.tables import Table
-from mmgenre.topic_model import NO_TOPIC
-from mmgenre.topic_rows import TOPICS
-from mmgenre.topic_words import Terms, best_words, coherence, diversity
-from mmgenre.topics import FOR_PEOPLE, TopicsConfig, topics
+from mmgenre.tables.schema import from_per_genre
+from mmgenre.tables.table import Table
+from mmgenre.topics.job import FOR_PEOPLE, TopicsConfig, topics
+from mmgenre.topics.model import NO_TOPIC
+from mmgenre.topics.rows import TOPICS
+from mmgenre.topics.words import Terms, best_words, coherence, diversity
 
 FILES = ("topics.csv", "topics.md", "topics.html", "topics_by_genre.png", "topics_by_genre.svg")
 

@@ -24,11 +24,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warmup
 
-from mmgenre.genres import GENRES
+from mmgenre.labels import GENRES
 from mmgenre.models.movies import Movies
 from mmgenre.models.text import texts
-from mmgenre.schema import MOVIES, from_per_genre
-from mmgenre.tables import Table
+from mmgenre.tables.schema import MOVIES, from_per_genre
+from mmgenre.tables.table import Table
 
 ROOT = Path(__file__).parent.parent
 MAX_LENGTH = 160

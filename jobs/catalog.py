@@ -3,8 +3,8 @@
 python jobs/catalog.py configs/catalog/default.yaml input=title.basics.tsv.gz output=runs/catalog
 """
 
-from mmgenre.catalog import CatalogConfig, catalog, describe
-from mmgenre.job import run
+from mmgenre.catalog.job import CatalogConfig, catalog, describe
+from mmgenre.cli import run
 
 if __name__ == "__main__":
     run(CatalogConfig, lambda config: describe(catalog(config)))

@@ -4,8 +4,8 @@ ray job submit --working-dir . -- \\
     python jobs/dataset.py configs/dataset/default.yaml catalog=DIR enriched=DIR output=DIR
 """
 
-from mmgenre.dataset import DatasetConfig, build_dataset, describe
-from mmgenre.job import run
+from mmgenre.cli import run
+from mmgenre.dataset.job import DatasetConfig, build_dataset, describe
 
 if __name__ == "__main__":
     run(DatasetConfig, lambda config: describe(build_dataset(config)))

@@ -4,9 +4,9 @@ ray job submit --working-dir . -- \\
     python jobs/doctor.py configs/train/default.yaml dataset=URI output=URI workers=4
 """
 
-from mmgenre.doctor import examine
-from mmgenre.job import run
-from mmgenre.needs import RUNS
+from mmgenre.cli import run
+from mmgenre.operations.doctor import examine
+from mmgenre.operations.requirements import RUNS
 
 if __name__ == "__main__":
     run(RUNS[0], examine, *((kind, examine) for kind in RUNS[1:]))

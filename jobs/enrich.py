@@ -3,8 +3,8 @@
 ray job submit --working-dir . -- python jobs/enrich.py configs/enrich/default.yaml catalog=DIR output=DIR
 """
 
-from mmgenre.enrich import EnrichConfig, enrich, plan
-from mmgenre.job import run
+from mmgenre.cli import run
+from mmgenre.enrich.job import EnrichConfig, enrich, plan
 
 if __name__ == "__main__":
     run(EnrichConfig, lambda config: plan(config) if config.dry_run else enrich(config))

@@ -3,8 +3,8 @@
 python jobs/evaluate.py configs/evaluate/default.yaml predictions=DIR movies=DIR output=DIR
 """
 
-from mmgenre.evaluate import EvaluateConfig, evaluate
-from mmgenre.job import run
+from mmgenre.cli import run
+from mmgenre.evaluation.job import EvaluateConfig, evaluate
 
 if __name__ == "__main__":
     run(EvaluateConfig, evaluate)

@@ -3,8 +3,8 @@
 ray job submit --working-dir . -- python jobs/posters.py configs/posters/default.yaml enriched=DIR output=DIR
 """
 
-from mmgenre.job import run
-from mmgenre.posters import PostersConfig, posters
+from mmgenre.cli import run
+from mmgenre.posters.job import PostersConfig, posters
 
 if __name__ == "__main__":
     run(PostersConfig, posters)

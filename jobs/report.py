@@ -3,8 +3,8 @@
 python jobs/report.py configs/report/default.yaml movies=DIR output=DIR models.NAME.predictions=DIR
 """
 
-from mmgenre.job import run
-from mmgenre.report import ReportConfig, report
+from mmgenre.cli import run
+from mmgenre.report.job import ReportConfig, report
 
 if __name__ == "__main__":
     run(ReportConfig, lambda config: f"{report(config)}\n{config.page}")

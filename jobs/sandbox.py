@@ -3,8 +3,8 @@
 python jobs/sandbox.py configs/sandbox/default.yaml output=runs/sandbox
 """
 
-from mmgenre.job import run
-from mmgenre.sandbox.serve import ServeConfig, serve
+from mmgenre.cli import run
+from mmgenre.sandbox.job import ServeConfig, serve
 
 if __name__ == "__main__":
     run(ServeConfig, serve)

@@ -3,8 +3,8 @@
 python jobs/serve.py configs/serve/default.yaml checkpoint=DIR
 """
 
-from mmgenre.job import run
-from mmgenre.serve import ServingConfig, serve
+from mmgenre.cli import run
+from mmgenre.serving.job import ServingConfig, serve
 
 if __name__ == "__main__":
     run(ServingConfig, serve)

@@ -5,10 +5,10 @@ ray job submit --working-dir . -- \\
     python jobs/tag.py configs/tag/dump.yaml checkpoint=DIR input=title.basics.tsv.gz output=DIR
 """
 
-from mmgenre.bulk import BulkConfig, tag_dump
-from mmgenre.job import run
-from mmgenre.tag import TagConfig, tag
-from mmgenre.tag_output import describe
+from mmgenre.cli import run
+from mmgenre.pipeline.dump import BulkConfig, tag_dump
+from mmgenre.tagging.job import TagConfig, tag
+from mmgenre.tagging.output import describe
 
 if __name__ == "__main__":
     run(TagConfig, lambda config: describe(tag(config)), (BulkConfig, tag_dump))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from ray.util.queue import Queue
 
-from mmgenre import cluster
+from mmgenre import ray_session as cluster
 
 
 class Progress:

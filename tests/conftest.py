@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mmgenre.manifest import Recipe
-from mmgenre.tables import TableWriter
+from mmgenre.tables.manifest import Recipe
+from mmgenre.tables.table import TableWriter
 
 # Before anything imports huggingface_hub, which reads it once: no test reaches for a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -18,7 +18,7 @@ def local_ray():
     """A Ray session on this machine for all tests that need one."""
     import ray
 
-    from mmgenre import cluster
+    from mmgenre import ray_session as cluster
 
     cluster.connect()
     yield
@@ -77,9 +77,9 @@ def tiny_model():
 @pytest.fixture(scope="session")
 def generated_movies(tmp_path_factory):
     """A MOVIES table of generated movies, made without Ray."""
-    from mmgenre.catalog import CatalogConfig, catalog
-    from mmgenre.dataset import DatasetConfig, build_dataset
-    from mmgenre.enrich import EnrichConfig, enrich
+    from mmgenre.catalog.job import CatalogConfig, catalog
+    from mmgenre.dataset.job import DatasetConfig, build_dataset
+    from mmgenre.enrich.job import EnrichConfig, enrich
     from mmgenre.sandbox.catalogue import SandboxConfig, generate
 
     root = tmp_path_factory.mktemp("movies")
@@ -98,7 +98,7 @@ def undisturbed(local_ray, generated_movies, tmp_path_factory):
     """The output of a training that nothing happened to."""
     from trainings import config
 
-    from mmgenre.train import train
+    from mmgenre.training.job import train
 
     output = tmp_path_factory.mktemp("trained") / "undisturbed"
     train(config(generated_movies, output))

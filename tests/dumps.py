@@ -3,12 +3,12 @@
 import random
 from pathlib import Path
 
-from mmgenre import imdb_dump
-from mmgenre.catalog import CatalogConfig, catalog
-from mmgenre.genres import GENRES
-from mmgenre.manifest import Manifest
-from mmgenre.schema import CATALOG
-from mmgenre.tables import Table
+from mmgenre.catalog import dump as imdb_dump
+from mmgenre.catalog.job import CatalogConfig, catalog
+from mmgenre.labels import GENRES
+from mmgenre.tables.manifest import Manifest
+from mmgenre.tables.schema import CATALOG
+from mmgenre.tables.table import Table
 
 HEADER = b"tconst\ttitleType\tprimaryTitle\toriginalTitle\tisAdult\tstartYear\tendYear\truntimeMinutes\tgenres\n"
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mmgenre.thresholds import probabilities
+from mmgenre.scoring.thresholds import probabilities
 
 RARE_TO_COMMON = np.linspace(0.05, 0.5, 9)
 

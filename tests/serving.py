@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmgenre import checkpoint
-from mmgenre.genres import GENRES
+from mmgenre.labels import GENRES
+from mmgenre.models import checkpoint
 from mmgenre.models.fusion import LateFusionConfig
 from mmgenre.models.movies import Movies
+from mmgenre.scoring.thresholds import Calibration, Thresholds
 from mmgenre.serving.api import build
-from mmgenre.serving.connections import HttpServer, listen
+from mmgenre.serving.config import ServiceConfig
+from mmgenre.serving.http_server import HttpServer, listen
 from mmgenre.serving.replicas import Prediction
 from mmgenre.serving.service import Service
-from mmgenre.serving.service_config import ServiceConfig
-from mmgenre.thresholds import Calibration, Thresholds
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "jobs/serve.py", "configs/serve/default.yaml"]

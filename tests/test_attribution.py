@@ -15,24 +15,24 @@ from test_image_models import VISION
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.models.vgg import cfgs
 
-from mmgenre import attribution
-from mmgenre.attribution import Explainer, overlay
-from mmgenre.checkpoint import Card
 from mmgenre.errors import InputError
-from mmgenre.genres import GENRES
-from mmgenre.inference import predict_logits
+from mmgenre.explain import attribution
+from mmgenre.explain.attribution import Explainer, overlay
+from mmgenre.explain.words import Reading, contributions
+from mmgenre.labels import GENRES
 from mmgenre.models import vgg
 from mmgenre.models.bilstm import BilstmConfig
+from mmgenre.models.checkpoint import Card
 from mmgenre.models.clip import ClipConfig
 from mmgenre.models.efficientnet import EfficientNetConfig
 from mmgenre.models.fusion import ConcatFusionConfig, GatedFusionConfig, LateFusionConfig
+from mmgenre.models.inference import predict_logits
 from mmgenre.models.movies import Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.transformer import TransformerConfig
 from mmgenre.models.vgg import VggConfig
 from mmgenre.models.words import clean
 from mmgenre.sandbox.posters import draw
-from mmgenre.word_attribution import Reading, contributions
 
 CPU = torch.device("cpu")
 COLUMNS = range(len(GENRES))

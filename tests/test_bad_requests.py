@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from serving import answering, form, half, in_base64, picture, save_fusion
 
-from mmgenre.serving import bodies
+from mmgenre.serving import request_models as bodies
 
 JSON = "application/json"
 

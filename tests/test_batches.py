@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmgenre.batches import Plan, by_length
+from mmgenre.training.batches import Plan, by_length
 
 LENGTHS = np.random.default_rng(0).integers(5, 256, 5003)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mmgenre.errors import InputError
-from mmgenre.inference import predict_logits
 from mmgenre.models.bilstm import BilstmConfig
+from mmgenre.models.inference import predict_logits
 from mmgenre.models.movies import Movies
 from mmgenre.models.words import WordEncoder, clean, learn_vocabulary, word_vectors
 

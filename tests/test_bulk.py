@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmgenre import checkpoint
-from mmgenre.bulk import BulkConfig
 from mmgenre.errors import InputError
-from mmgenre.inference import predict_logits
-from mmgenre.models import Movies
+from mmgenre.models import Movies, checkpoint
+from mmgenre.models.inference import predict_logits
 from mmgenre.models.tfidf import TfidfConfig
-from mmgenre.schema import CATALOG, MOVIES, PREDICTIONS, from_per_genre
-from mmgenre.tables import Table
-from mmgenre.thresholds import calibrate
+from mmgenre.pipeline.dump import BulkConfig
+from mmgenre.scoring.thresholds import calibrate
+from mmgenre.tables.schema import CATALOG, MOVIES, PREDICTIONS, from_per_genre
+from mmgenre.tables.table import Table
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["sandbox.catalogue.movies=300", "sandbox.catalogue.other_titles=200", "enrich.requests_per_second=2000"]

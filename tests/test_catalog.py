@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 from dumps import HEADER, ids, make, many, movies, row, steps, write
 
-from mmgenre import imdb_dump, storage
-from mmgenre.balance import choose
-from mmgenre.catalog import curation_table
+from mmgenre.catalog import dump as imdb_dump
+from mmgenre.catalog.balance import choose
+from mmgenre.catalog.job import curation_table
 from mmgenre.errors import InputError
-from mmgenre.genres import GENRES
-from mmgenre.schema import CATALOG
-from mmgenre.tables import Table
+from mmgenre.labels import GENRES
+from mmgenre.tables import storage
+from mmgenre.tables.schema import CATALOG
+from mmgenre.tables.table import Table
 
 ROOT = Path(__file__).parent.parent
 

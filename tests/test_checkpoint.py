@@ -11,14 +11,14 @@ import pytest
 import torch
 
 import mmgenre
-from mmgenre import checkpoint
-from mmgenre.checkpoint import CARD, FORMAT, WEIGHTS, Card
 from mmgenre.errors import InputError
-from mmgenre.genres import GENRES
-from mmgenre.inference import predict_logits
+from mmgenre.labels import GENRES
+from mmgenre.models import checkpoint
+from mmgenre.models.checkpoint import CARD, FORMAT, WEIGHTS, Card
+from mmgenre.models.inference import predict_logits
 from mmgenre.models.movies import Movies
 from mmgenre.models.tfidf import TfidfConfig
-from mmgenre.thresholds import fit_thresholds, probabilities
+from mmgenre.scoring.thresholds import fit_thresholds, probabilities
 
 WORDS = ["chase", "kiss", "ghost", "robot", "heist", "joke", "tears", "island", "stalker", "night", "river", "door"]
 RANDOM = np.random.default_rng(0)

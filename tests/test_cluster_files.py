@@ -473,9 +473,9 @@ def test_the_claim_that_the_cluster_mounts_is_one_that_many_nodes_write():
 
 
 def test_the_kuberay_job_is_a_real_one_that_a_new_cluster_can_go_on_with():
-    from mmgenre.bulk import BulkConfig
     from mmgenre.config import parse_args
-    from mmgenre.tag import TagConfig
+    from mmgenre.pipeline.dump import BulkConfig
+    from mmgenre.tagging.job import TagConfig
 
     (job,) = documents(MANIFESTS["job"])
     home = re.search(r"^WORKDIR (.+)$", DOCKERFILE, re.MULTILINE)[1]
@@ -569,7 +569,7 @@ def test_a_jobs_upload_leaves_history_environment_runs_and_keys_behind(tmp_path)
         ".env",
         "keys/cluster.env",
         "keys/auth_token",
-        "build/lib/mmgenre/tag.py",
+        "build/lib/mmgenre/tagging/job.py",
     }
     for name in kept | left:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -585,5 +585,6 @@ def test_this_repository_is_small_enough_to_upload_and_whole(tmp_path):
     packed = uploaded(ROOT, tmp_path / "package.zip", gitignore=True)
 
     assert (tmp_path / "package.zip").stat().st_size < DASHBOARD_CLIENT_MAX_SIZE / 10
-    assert {"jobs/tag.py", "mmgenre/tag.py", "configs/tag/dump.yaml", "pyproject.toml", "constraints.txt"} <= packed
+    assert {"jobs/tag.py", "mmgenre/tagging/job.py", "configs/tag/dump.yaml"} <= packed
+    assert {"pyproject.toml", "constraints.txt"} <= packed
     assert not [name for name in packed if name.split("/")[0] in {".git", ".venv", "runs", "tests", "docs", "bench"}]

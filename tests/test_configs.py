@@ -6,26 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from mmgenre.bulk import BulkConfig
-from mmgenre.catalog import CatalogConfig
-from mmgenre.compare import CompareConfig
-from mmgenre.dataset import DatasetConfig
-from mmgenre.enrich import EnrichConfig
-from mmgenre.evaluate import EvaluateConfig
-from mmgenre.explain_config import ExplainMovieConfig, ExplainTableConfig
-from mmgenre.export import ExportConfig
-from mmgenre.needs import RUNS
-from mmgenre.pipeline import PipelineConfig
-from mmgenre.posters import PostersConfig
-from mmgenre.report import ReportConfig
-from mmgenre.sandbox.serve import ServeConfig
-from mmgenre.search_config import TuneConfig, preset_of
-from mmgenre.search_space import require_valid
-from mmgenre.serve import ServingConfig
-from mmgenre.submit import SubmitConfig
-from mmgenre.tag import TagConfig
-from mmgenre.topics import TopicsConfig
-from mmgenre.train import TrainConfig
+from mmgenre.catalog.job import CatalogConfig
+from mmgenre.dataset.job import DatasetConfig
+from mmgenre.enrich.job import EnrichConfig
+from mmgenre.evaluation.compare import CompareConfig
+from mmgenre.evaluation.job import EvaluateConfig
+from mmgenre.explain.config import ExplainMovieConfig, ExplainTableConfig
+from mmgenre.export.job import ExportConfig
+from mmgenre.operations.requirements import RUNS
+from mmgenre.operations.submit import SubmitConfig
+from mmgenre.pipeline.dump import BulkConfig
+from mmgenre.pipeline.job import PipelineConfig
+from mmgenre.posters.job import PostersConfig
+from mmgenre.report.job import ReportConfig
+from mmgenre.sandbox.job import ServeConfig
+from mmgenre.search.config import TuneConfig, preset_of
+from mmgenre.search.space import require_valid
+from mmgenre.serving.job import ServingConfig
+from mmgenre.tagging.job import TagConfig
+from mmgenre.topics.job import TopicsConfig
+from mmgenre.training.job import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 # Each job's config, and what there is to give beside a file of its folder: where things are.

@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmgenre import dataset
-from mmgenre.dataset import DatasetConfig, build_dataset, normalise, split_of
+from mmgenre.dataset import job as dataset
+from mmgenre.dataset.job import DatasetConfig, build_dataset, normalise, split_of
 from mmgenre.errors import InputError
-from mmgenre.genres import GENRES
-from mmgenre.schema import CATALOG, ENRICHED, MOVIES, POSTERS, from_per_genre
-from mmgenre.tables import Table
+from mmgenre.labels import GENRES
+from mmgenre.tables.schema import CATALOG, ENRICHED, MOVIES, POSTERS, from_per_genre
+from mmgenre.tables.table import Table
 
 WORDS = np.array([f"word{number}" for number in range(500)])
 

@@ -11,17 +11,17 @@ import psutil
 import pytest
 from clusters import free_port, head
 
-from mmgenre import node_probe
 from mmgenre.config import parse_args
-from mmgenre.doctor import examine, same_storage, same_versions
 from mmgenre.errors import InputError
-from mmgenre.export import ExportConfig
-from mmgenre.needs import RUNS, needs_of
-from mmgenre.node_probe import Probe
-from mmgenre.report import ReportConfig
-from mmgenre.serve import ServingConfig
-from mmgenre.tag import TagConfig
-from mmgenre.topics import TopicsConfig
+from mmgenre.export.job import ExportConfig
+from mmgenre.operations import node_probe
+from mmgenre.operations.doctor import examine, same_storage, same_versions
+from mmgenre.operations.node_probe import Probe
+from mmgenre.operations.requirements import RUNS, needs_of
+from mmgenre.report.job import ReportConfig
+from mmgenre.serving.job import ServingConfig
+from mmgenre.tagging.job import TagConfig
+from mmgenre.topics.job import TopicsConfig
 
 ROOT = Path(__file__).parent.parent
 
@@ -210,7 +210,7 @@ def test_posters_need_the_hosts_that_they_come_from():
 def test_nothing_of_a_local_session_is_reached_from_elsewhere():
     code = """
 import ray
-from mmgenre import cluster
+from mmgenre import ray_session as cluster
 cluster.connect()
 ray.get(ray.remote(lambda: None).remote())
 print("session", ray._private.worker._global_node.get_session_dir_path(), flush=True)

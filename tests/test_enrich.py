@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmgenre.catalog import CatalogConfig, catalog
-from mmgenre.enrich import EnrichConfig, enrich, plan
+from mmgenre.catalog.job import CatalogConfig, catalog
+from mmgenre.enrich.job import EnrichConfig, enrich, plan
 from mmgenre.errors import InputError
-from mmgenre.manifest import MANIFEST, STARTED
 from mmgenre.sandbox.catalogue import DUMP, SandboxConfig, generate
 from mmgenre.sandbox.faults import FaultsConfig
 from mmgenre.sandbox.server import Sandbox, ServerConfig
-from mmgenre.schema import CATALOG, ENRICHED
-from mmgenre.tables import Table
+from mmgenre.tables.manifest import MANIFEST, STARTED
+from mmgenre.tables.schema import CATALOG, ENRICHED
+from mmgenre.tables.table import Table
 
 TOKEN = "a-token-nobody-may-read"  # noqa: S105
 FAULTS = FaultsConfig(

@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmgenre.compare import CompareConfig, compare
 from mmgenre.errors import InputError
-from mmgenre.evaluate import EvaluateConfig, Report, evaluate
-from mmgenre.genres import GENRES, decode
-from mmgenre.manifest import Recipe
-from mmgenre.schema import MOVIES, PREDICTIONS, from_per_genre, per_genre
-from mmgenre.tables import TableWriter
-from mmgenre.thresholds import fit_thresholds
+from mmgenre.evaluation.compare import CompareConfig, compare
+from mmgenre.evaluation.job import EvaluateConfig, Report, evaluate
+from mmgenre.labels import GENRES, decode
+from mmgenre.scoring.thresholds import fit_thresholds
+from mmgenre.tables.manifest import Recipe
+from mmgenre.tables.schema import MOVIES, PREDICTIONS, from_per_genre, per_genre
+from mmgenre.tables.table import TableWriter
 
 RNG = np.random.default_rng(0)
 IDS = [f"tt{number:07}" for number in range(60)]

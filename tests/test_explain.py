@@ -17,21 +17,21 @@ from browser import launched, visit
 from PIL import Image
 from serving import PLOTS, picture, save_fusion
 
-from mmgenre import checkpoint
-from mmgenre.attribution import Explainer
 from mmgenre.errors import InputError
-from mmgenre.explain import explain_movie
-from mmgenre.explain_config import ExplainMovieConfig, ExplainTableConfig
-from mmgenre.explain_table import EXPLANATIONS, Explain, Explaining, explain_table
-from mmgenre.genres import GENRES
-from mmgenre.images import shrink
+from mmgenre.explain.attribution import Explainer
+from mmgenre.explain.config import ExplainMovieConfig, ExplainTableConfig
+from mmgenre.explain.movie import explain_movie
+from mmgenre.explain.table import EXPLANATIONS, Explain, Explaining, explain_table
+from mmgenre.labels import GENRES
+from mmgenre.models import checkpoint
 from mmgenre.models.movies import Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.vgg import VggConfig
-from mmgenre.predict import Tagger
-from mmgenre.schema import MOVIES, from_per_genre, per_genre
-from mmgenre.tables import Table
-from mmgenre.thresholds import Thresholds
+from mmgenre.posters.images import shrink
+from mmgenre.scoring.thresholds import Thresholds
+from mmgenre.tables.schema import MOVIES, from_per_genre, per_genre
+from mmgenre.tables.table import Table
+from mmgenre.tagging.actors import Tagger
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, ROOT / "jobs/explain.py", ROOT / "configs/explain/default.yaml"]
@@ -341,7 +341,7 @@ def test_a_row_says_what_the_explainer_says_of_the_movie(table, fusion):
 
 def test_a_table_that_is_complete_is_left_alone_and_one_made_otherwise_is_refused(table, monkeypatch):
     config, manifest, _ = table
-    monkeypatch.setattr("mmgenre.explain_table.predict", None)
+    monkeypatch.setattr("mmgenre.explain.table.predict", None)
 
     assert explain_table(config) == manifest
     for changed in ({"top_k": 3}, {"overlays": False}, {"limit": 3}, {"genres": ("Drama",)}):
@@ -404,7 +404,7 @@ class FailsOn:
 
 
 def test_a_movie_that_cannot_be_explained_costs_no_other_and_a_model_that_fails_on_all_is_a_bug(tfidf, monkeypatch):
-    monkeypatch.setattr("mmgenre.cluster.assigned_cpus", lambda: 1)
+    monkeypatch.setattr("mmgenre.ray_session.assigned_cpus", lambda: 1)
     config = of_table(checkpoint=tfidf, movies="a", output="b")
     stage = Explain(None, None, Explaining(tfidf, None, 1, "auto", "fp32", (), config))
     explainer = stage._explainer

@@ -16,25 +16,26 @@ import torch
 import yaml
 from PIL import Image
 
-from mmgenre import checkpoint, onnx_model
-from mmgenre.checkpoint import Card
-from mmgenre.decisions import DecisionConfig, Decisions, calibrations
 from mmgenre.errors import InputError
-from mmgenre.evaluate import EvaluateConfig, evaluate
-from mmgenre.export import ExportConfig, describe, export
-from mmgenre.genres import decode
-from mmgenre.inference import predict_logits
+from mmgenre.evaluation.job import EvaluateConfig, evaluate
+from mmgenre.export import onnx_model
+from mmgenre.export.job import ExportConfig, describe, export
+from mmgenre.export.parity import Session, parity
+from mmgenre.labels import decode
+from mmgenre.models import checkpoint
 from mmgenre.models.bilstm import BilstmConfig
+from mmgenre.models.checkpoint import Card
 from mmgenre.models.clip import ClipConfig
 from mmgenre.models.efficientnet import EfficientNetConfig
 from mmgenre.models.fusion import ConcatFusionConfig, GatedFusionConfig, LateFusionConfig
+from mmgenre.models.inference import predict_logits
 from mmgenre.models.movies import Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.transformer import TransformerConfig
 from mmgenre.models.vgg import VggConfig
-from mmgenre.onnx_parity import Session, parity
-from mmgenre.schema import PREDICTIONS, per_genre
-from mmgenre.thresholds import Calibration, Thresholds, probabilities
+from mmgenre.scoring.thresholds import Calibration, Thresholds, probabilities
+from mmgenre.tables.schema import PREDICTIONS, per_genre
+from mmgenre.tagging.decisions import DecisionConfig, Decisions, calibrations
 
 ROOT = Path(__file__).parent.parent
 load = functools.cache(checkpoint.load)

@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mmgenre import checkpoint
 from mmgenre.errors import InputError
-from mmgenre.features import Frozen, Plan, compute, kept_parts, recipe
+from mmgenre.models import checkpoint
 from mmgenre.models.movies import Movies
 from mmgenre.models.vgg import VggConfig
-from mmgenre.schema import MOVIES, PREDICTIONS, per_genre
-from mmgenre.tables import Table
-from mmgenre.tag import TagConfig, tag
-from mmgenre.train import TrainConfig, train
+from mmgenre.tables.schema import MOVIES, PREDICTIONS, per_genre
+from mmgenre.tables.table import Table
+from mmgenre.tagging.job import TagConfig, tag
+from mmgenre.training.features import Frozen, Plan, compute, kept_parts, recipe
+from mmgenre.training.job import TrainConfig, train
 
 RANDOM = np.random.default_rng(0)
 COLOURS = RANDOM.integers(0, 255, (9, 3))

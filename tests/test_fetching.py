@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 import pyarrow.parquet as pq
 import pytest
 
-from mmgenre import fetching
-from mmgenre.fetching import Recorder, _Fetch
-from mmgenre.schema import ENRICHED
-from mmgenre.web import Stopped
+from mmgenre.enrich import actor_pool as fetching
+from mmgenre.enrich.actor_pool import Recorder, _Fetch
+from mmgenre.enrich.http import Stopped
+from mmgenre.tables.schema import ENRICHED
 
 
 def row(number, **columns):

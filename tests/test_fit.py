@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmgenre.fit import Fit, FitConfig, Team
-from mmgenre.genres import GENRES
+from mmgenre.dataset.rows import Split
+from mmgenre.labels import GENRES
 from mmgenre.models.movies import Movies
-from mmgenre.splits import Split
+from mmgenre.training.trainer import Fit, FitConfig, Team
 
 RANDOM = np.random.default_rng(0)
 PLOTS = [

@@ -8,21 +8,21 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from mmgenre.checkpoint import Card, read_card
 from mmgenre.errors import InputError
-from mmgenre.features import Plan, kept_parts, recipe
-from mmgenre.genres import GENRES, decode
-from mmgenre.inference import predict_logits
+from mmgenre.labels import GENRES, decode
 from mmgenre.models.bilstm import BilstmConfig
+from mmgenre.models.checkpoint import Card, read_card
 from mmgenre.models.fusion import ConcatFusionConfig, GatedFusionConfig, LateFusionConfig
+from mmgenre.models.inference import predict_logits
 from mmgenre.models.movies import Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.vgg import VggConfig
-from mmgenre.schema import MOVIES as MOVIES_SCHEMA
-from mmgenre.schema import PREDICTIONS, per_genre
-from mmgenre.tables import Table
-from mmgenre.tag import TagConfig, _reads, tag
-from mmgenre.train import TrainConfig, train
+from mmgenre.tables.schema import MOVIES as MOVIES_SCHEMA
+from mmgenre.tables.schema import PREDICTIONS, per_genre
+from mmgenre.tables.table import Table
+from mmgenre.tagging.job import TagConfig, _reads, tag
+from mmgenre.training.features import Plan, kept_parts, recipe
+from mmgenre.training.job import TrainConfig, train
 
 CPU = torch.device("cpu")
 PLOTS = [

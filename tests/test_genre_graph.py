@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mmgenre.genres import GENRES
+from mmgenre.labels import GENRES
 from mmgenre.models.bilstm import BilstmConfig
 from mmgenre.models.fusion import LateFusionConfig
 from mmgenre.models.genre_graph import GenreGraph, edges_of, fit_graph, learn_edges

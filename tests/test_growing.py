@@ -7,12 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mmgenre import growing
 from mmgenre.errors import InputError
-from mmgenre.growing import GrowingTable
-from mmgenre.manifest import MANIFEST, Recipe
-from mmgenre.schema import ENRICHED
-from mmgenre.tables import Table, parts_in
+from mmgenre.tables import cache_table as growing
+from mmgenre.tables.cache_table import GrowingTable
+from mmgenre.tables.manifest import MANIFEST, Recipe
+from mmgenre.tables.schema import ENRICHED
+from mmgenre.tables.table import Table, parts_in
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -189,7 +189,7 @@ def test_a_run_killed_while_it_replaced_a_table_can_be_started_again(tmp_path, m
         Path(location).unlink(missing_ok=True)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("mmgenre.storage.delete", die)
+        patch.setattr("mmgenre.tables.storage.delete", die)
         table(tmp_path, language="fr", overwrite=True).start()
     with pytest.raises(InputError, match="language: 'fr', not 'en'"):
         table(tmp_path, language="fr")

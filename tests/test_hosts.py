@@ -8,8 +8,8 @@ from aiohttp import web
 from aiohttp.abc import AbstractResolver
 from aiohttp.test_utils import TestServer
 
+from mmgenre.enrich.hosts import HostRules, PrivateAddress
 from mmgenre.errors import InputError
-from mmgenre.hosts import HostRules, PrivateAddress
 
 TMDB = HostRules(("image.tmdb.org",))
 POSTER = "/t/p/w342/abc.jpg"

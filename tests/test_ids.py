@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmgenre import ids
-from mmgenre.ids import Distinct, Lookup
+from mmgenre.tables import ids
+from mmgenre.tables.ids import Distinct, Lookup
 
 NAMES = ["tt3", "tt1", "tt2", "ü", "tt4"]
 

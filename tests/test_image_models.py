@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from transformers import ViTImageProcessor
 
 from mmgenre.errors import InputError
-from mmgenre.inference import predict_logits
 from mmgenre.models.clip import ClipConfig
 from mmgenre.models.efficientnet import EfficientNetConfig
 from mmgenre.models.image import CLIP, IMAGENET, AugmentConfig, ImageEncoder, Preparation
+from mmgenre.models.inference import predict_logits
 from mmgenre.models.movies import Movies
 from mmgenre.models.vgg import VggConfig
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from mmgenre.images import NotAnImage, Picture, TooManyPixels, shrink
+from mmgenre.posters.images import NotAnImage, Picture, TooManyPixels, shrink
 
 ENOUGH = 25_000_000
 RED, WHITE = (200, 30, 30), (255, 255, 255)
@@ -465,7 +465,7 @@ def test_a_picture_of_25_million_pixels_takes_less_than_250_megabytes(tmp_path, 
     program = """
         import resource, sys
         from pathlib import Path
-        from mmgenre.images import shrink
+        from mmgenre.posters.images import shrink
 
         def peak():
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

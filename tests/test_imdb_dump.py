@@ -5,10 +5,10 @@ import gzip
 import pytest
 from dumps import HEADER, ids, make, movies, row, steps
 
-from mmgenre import imdb_dump
-from mmgenre.catalog import describe
+from mmgenre.catalog import dump as imdb_dump
+from mmgenre.catalog.job import describe
 from mmgenre.errors import InputError
-from mmgenre.manifest import MANIFEST
+from mmgenre.tables.manifest import MANIFEST
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 from predictions import one_genre, predictions
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
-from mmgenre.genres import GENRES
-from mmgenre.metrics import Bootstrap, expected_calibration_error, intervals, resampled_scores, scores
-from mmgenre.thresholds import (
+from mmgenre.labels import GENRES
+from mmgenre.scoring.metrics import Bootstrap, expected_calibration_error, intervals, resampled_scores, scores
+from mmgenre.scoring.thresholds import (
     decide,
 )
 

@@ -8,8 +8,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from mmgenre.errors import InputError
-from mmgenre.genres import GENRES
-from mmgenre.inference import predict_logits
+from mmgenre.labels import GENRES
+from mmgenre.models.inference import predict_logits
 from mmgenre.models.movies import Movies
 from mmgenre.models.text import TextEncoder, learn_tokenizer
 from mmgenre.models.tfidf import TfidfConfig

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mmgenre.enrich.providers import DumpConfig
 from mmgenre.errors import InputError
-from mmgenre.movie_files import read_movies
-from mmgenre.providers import DumpConfig
+from mmgenre.tables.user_files import read_movies
 
 PLOT = 'He said "no",\nleft, and\tcame back.'
 

@@ -13,15 +13,15 @@ from clusters import until
 from nodes import autoscaled_cluster, cluster
 from trainings import SETTINGS, history, scores
 
-from mmgenre import checkpoint
-from mmgenre.catalog import CatalogConfig, catalog
+from mmgenre.catalog.job import CatalogConfig, catalog
+from mmgenre.models import checkpoint
 from mmgenre.models.movies import Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.sandbox.catalogue import DUMP, SandboxConfig, generate
 from mmgenre.sandbox.server import Sandbox, ServerConfig
-from mmgenre.schema import PREDICTIONS
-from mmgenre.tables import Table
-from mmgenre.thresholds import Thresholds
+from mmgenre.scoring.thresholds import Thresholds
+from mmgenre.tables.schema import PREDICTIONS
+from mmgenre.tables.table import Table
 
 ROOT = Path(__file__).parent.parent
 KEY = "a-key"

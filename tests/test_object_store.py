@@ -13,7 +13,7 @@ RUN = f"s3://{BUCKET}/run"
 SMALL = ["sandbox.catalogue.movies=500", "sandbox.catalogue.other_titles=40", "models.tiny.train.epochs=3"]
 READ_BACK = f"""
 import pyarrow.dataset as ds
-from mmgenre.manifest import read_manifest
+from mmgenre.tables.manifest import read_manifest
 names = ("catalog", "enriched", "posters", "movies", "tiny/predictions")
 for name in names:
     rows = ds.dataset("{RUN}/" + name, format="parquet", exclude_invalid_files=True).count_rows()

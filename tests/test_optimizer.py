@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mmgenre import training_state
 from mmgenre.models.movies import Movies
 from mmgenre.models.transformer import TransformerConfig
-from mmgenre.optimizer import OptimizerConfig
-from mmgenre.training_state import Epoch, Progress
+from mmgenre.training import state as training_state
+from mmgenre.training.optimizer import OptimizerConfig
+from mmgenre.training.state import Epoch, Progress
 
 WORDS = ["chase", "kiss", "ghost", "robot", "heist", "joke", "tears", "island", "stalker", "night", "river", "door"]
 RANDOM = np.random.default_rng(0)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmgenre.inference import Predictor, predict_logits
+from mmgenre.models.inference import Predictor, predict_logits
 from mmgenre.models.movies import Movies
-from mmgenre.packing import PackedLinear, can_pack, packed
+from mmgenre.models.packing import PackedLinear, can_pack, packed
 
 PLOTS = [f"somebody number {row} " + "chases a ghost " * (row % 7) for row in range(60)]
 CPU = torch.device("cpu")

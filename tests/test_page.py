@@ -14,14 +14,14 @@ from browser import drop, launched, visit
 from PIL import Image
 from serving import ROOT, Client, in_base64, picture, save_fusion, served
 
-from mmgenre.checkpoint import Card
-from mmgenre.genres import GENRES
+from mmgenre.labels import GENRES
+from mmgenre.models.checkpoint import Card
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.vgg import VggConfig
+from mmgenre.scoring.thresholds import Thresholds
+from mmgenre.serving.config import ServiceConfig
 from mmgenre.serving.examples import EXAMPLES
 from mmgenre.serving.page import page as page_of
-from mmgenre.serving.service_config import ServiceConfig
-from mmgenre.thresholds import Thresholds
 
 PLOT = "Two sisters hunt a killer in the rain, and nobody listens.\n\nAn astronaut marries a clown on the moon."
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}

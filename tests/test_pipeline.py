@@ -10,7 +10,7 @@ import pytest
 from clusters import BIN, head, status
 
 from mmgenre.errors import InputError
-from mmgenre.pipeline import PipelineConfig
+from mmgenre.pipeline.job import PipelineConfig
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["sandbox.catalogue.movies=700", "sandbox.catalogue.other_titles=50", "models.tiny.train.epochs=2"]

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from mmgenre.errors import InputError
-from mmgenre.posters import ByteBudget, PostersConfig, posters
-from mmgenre.sandbox import answers
+from mmgenre.posters.job import ByteBudget, PostersConfig, posters
+from mmgenre.sandbox import responses as answers
 from mmgenre.sandbox.catalogue import SandboxConfig, generate
 from mmgenre.sandbox.image_faults import ImageFaultsConfig, huge_png
 from mmgenre.sandbox.server import Sandbox, ServerConfig
-from mmgenre.schema import ENRICHED, POSTERS, PosterStatus
-from mmgenre.tables import Table
+from mmgenre.tables.schema import ENRICHED, POSTERS, PosterStatus
+from mmgenre.tables.table import Table
 
 # All but a server that drips, which only a short time-out makes short.
 KINDS = tuple(kind for kind in ImageFaultsConfig().kinds if kind != "drip")

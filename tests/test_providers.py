@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from mmgenre.enrich.http import Stopped, TryAgain
+from mmgenre.enrich.providers import OmdbConfig, TmdbConfig
+from mmgenre.enrich.providers.omdb import language_code
 from mmgenre.errors import InputError
-from mmgenre.providers import OmdbConfig, TmdbConfig
-from mmgenre.providers.omdb import language_code
-from mmgenre.web import Stopped, TryAgain
 
 TOKEN = "a-token-nobody-may-read"  # noqa: S105
 

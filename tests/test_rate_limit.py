@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from mmgenre.rate_limit import LATE_S, ClusterPace, TokenBucket, rate_limiter
-from mmgenre.web import Unhurried
+from mmgenre.enrich.http import Unhurried
+from mmgenre.enrich.rate_limit import LATE_S, ClusterPace, TokenBucket, rate_limiter
 
 
 def wait(bucket, count, rate, now):

@@ -18,21 +18,21 @@ from browser import launched, visit
 from PIL import Image
 from predictions import predictions
 
-from mmgenre.checkpoint import Card
-from mmgenre.compare import CompareConfig, compare
 from mmgenre.errors import InputError
-from mmgenre.evaluate import EvaluateConfig, evaluate
-from mmgenre.genres import GENRES, decode
-from mmgenre.manifest import Recipe
-from mmgenre.metrics import expected_calibration_error
+from mmgenre.evaluation.compare import CompareConfig, compare
+from mmgenre.evaluation.job import EvaluateConfig, evaluate
+from mmgenre.labels import GENRES, decode
+from mmgenre.models.checkpoint import Card
 from mmgenre.models.fusion import LateFusionConfig
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.vgg import VggConfig
-from mmgenre.report import ReportConfig, report
-from mmgenre.reports.training_section import Trained
-from mmgenre.schema import CATALOG, ENRICHED, MOVIES, POSTERS, PREDICTIONS, per_genre
-from mmgenre.tables import Table, TableWriter
-from mmgenre.thresholds import fit_thresholds
+from mmgenre.report.job import ReportConfig, report
+from mmgenre.report.training_section import Trained
+from mmgenre.scoring.metrics import expected_calibration_error
+from mmgenre.scoring.thresholds import fit_thresholds
+from mmgenre.tables.manifest import Recipe
+from mmgenre.tables.schema import CATALOG, ENRICHED, MOVIES, POSTERS, PREDICTIONS, per_genre
+from mmgenre.tables.table import Table, TableWriter
 
 NUM_MOVIES = 160
 SPLITS = ["train"] * 30 + ["val"] * 10 + ["test"] * 120

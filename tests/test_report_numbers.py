@@ -5,17 +5,17 @@ import pytest
 from predictions import one_genre, predictions
 from sklearn.metrics import auc, average_precision_score, f1_score, precision_recall_curve
 
-from mmgenre.curves import f1_by_cutoff, precision_recall, reliability, wilson
-from mmgenre.genres import GENRES
-from mmgenre.manifest import Manifest, Recipe
-from mmgenre.metrics import Bootstrap, expected_calibration_error, intervals, resampled_scores
-from mmgenre.reports.axes import short, slug
-from mmgenre.reports.confusion import confusion
-from mmgenre.reports.cutoffs import Cutoffs
-from mmgenre.reports.genre_intervals import genre_intervals
-from mmgenre.reports.mistakes import most_confident
-from mmgenre.reports.movie_counts import co_occurrence, conditional, genres_per_movie, length_bins
-from mmgenre.reports.movie_rows import excerpt, thumbnail
+from mmgenre.labels import GENRES
+from mmgenre.report.charts import short, slug
+from mmgenre.report.confusion import confusion
+from mmgenre.report.genre_intervals import genre_intervals
+from mmgenre.report.mistakes import most_confident
+from mmgenre.report.movie_counts import co_occurrence, conditional, genres_per_movie, length_bins
+from mmgenre.report.movies import excerpt, thumbnail
+from mmgenre.report.thresholds import Cutoffs
+from mmgenre.scoring.curves import f1_by_cutoff, precision_recall, reliability, wilson
+from mmgenre.scoring.metrics import Bootstrap, expected_calibration_error, intervals, resampled_scores
+from mmgenre.tables.manifest import Manifest, Recipe
 
 ACTION, ADVENTURE, COMEDY = range(3)
 

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.multiclass import OneVsRestClassifier
 
-from mmgenre.genres import GENRES, encode
+from mmgenre.labels import GENRES, encode
 from mmgenre.sandbox.catalogue import COLUMNS, SandboxConfig, generate, write_dump
 from mmgenre.sandbox.movies import SERVED, draw_movies
 from mmgenre.sandbox.plots import write_plot

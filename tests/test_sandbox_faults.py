@@ -14,10 +14,10 @@ import psutil
 import pytest
 from PIL import Image
 
-from mmgenre.sandbox.answers import load_movies
 from mmgenre.sandbox.catalogue import SandboxConfig, generate
 from mmgenre.sandbox.faults import Fault, FaultsConfig
 from mmgenre.sandbox.image_faults import ImageFault, ImageFaultsConfig
+from mmgenre.sandbox.responses import load_movies
 from mmgenre.sandbox.server import Sandbox, ServerConfig
 
 TOKEN = "right"  # noqa: S105

@@ -20,9 +20,9 @@ import pytest
 from PIL import Image
 
 from mmgenre.errors import InputError
-from mmgenre.sandbox import serve as program
+from mmgenre.sandbox import job as program
 from mmgenre.sandbox.catalogue import SandboxConfig, generate
-from mmgenre.sandbox.serve import ServeConfig, serve
+from mmgenre.sandbox.job import ServeConfig, serve
 from mmgenre.sandbox.server import Sandbox, ServerConfig
 from mmgenre.sandbox.traffic import busiest_second
 

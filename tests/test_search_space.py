@@ -5,7 +5,7 @@ import pytest
 
 from mmgenre.config import Config
 from mmgenre.errors import InputError
-from mmgenre.search_space import Space, drawn, grid, name_of, require_valid, training
+from mmgenre.search.space import Space, drawn, grid, name_of, require_valid, training
 
 PRESET = {"dataset": "movies", "output": "out", "model": {"family": "tfidf"}}
 

@@ -19,19 +19,19 @@ import psutil
 import pytest
 from serving import PLOTS, Client, form, in_base64, picture, save_fusion, served, wait_until
 
-from mmgenre import checkpoint
-from mmgenre import serve as serving_job
 from mmgenre.errors import InputError
-from mmgenre.genres import GENRES
-from mmgenre.images import shrink
-from mmgenre.predict import Tagger
-from mmgenre.schema import MOVIES, PREDICTIONS
-from mmgenre.serve import ServingConfig, serve
+from mmgenre.labels import GENRES
+from mmgenre.models import checkpoint
+from mmgenre.posters.images import shrink
+from mmgenre.serving import job as serving_job
+from mmgenre.serving.job import ServingConfig, serve
 from mmgenre.serving.limits import Limits
 from mmgenre.serving.replicas import Movie, tag
-from mmgenre.tables import Table
-from mmgenre.tag import TagConfig
-from mmgenre.tag import tag as tag_table
+from mmgenre.tables.schema import MOVIES, PREDICTIONS
+from mmgenre.tables.table import Table
+from mmgenre.tagging.actors import Tagger
+from mmgenre.tagging.job import TagConfig
+from mmgenre.tagging.job import tag as tag_table
 
 JSON = "application/json"
 MAX_WAITING = 64

@@ -12,18 +12,20 @@ import numpy as np
 import pytest
 from serving import PLOTS, Client, answering, half, picture, save_fusion, wait_until
 
-from mmgenre import checkpoint
-from mmgenre.genres import GENRES
-from mmgenre.images import shrink
+from mmgenre.labels import GENRES
+from mmgenre.models import checkpoint
 from mmgenre.models.movies import Movies
 from mmgenre.models.tfidf import TfidfConfig
-from mmgenre.predict import Tagger
-from mmgenre.serving import connections, csv_tables, guard
+from mmgenre.posters.images import shrink
+from mmgenre.serving import csv_tables
+from mmgenre.serving import http_server as connections
+from mmgenre.serving import middleware as guard
+from mmgenre.serving.batch_queue import Busy, Line
 from mmgenre.serving.limits import Limits
-from mmgenre.serving.line import Busy, Line
-from mmgenre.serving.refusals import Refusal
+from mmgenre.serving.poster_uploads import stored
 from mmgenre.serving.replicas import Movie, Prediction, tag
-from mmgenre.serving.uploads import stored
+from mmgenre.serving.request_error import Refusal
+from mmgenre.tagging.actors import Tagger
 
 JSON = "application/json"
 

@@ -13,7 +13,7 @@ from clusters import TOKEN, free_port, head, node, status, until
 
 from mmgenre.config import parse_args
 from mmgenre.errors import InputError
-from mmgenre.submit import SubmitConfig, name_of
+from mmgenre.operations.submit import SubmitConfig, name_of
 
 ROOT = Path(__file__).parent.parent
 CONFIG = str(ROOT / "configs/submit/default.yaml")

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmgenre import storage
 from mmgenre.errors import InputError
-from mmgenre.genres import GENRES, decode, encode
-from mmgenre.manifest import MANIFEST, STARTED, Recipe, read_manifest
-from mmgenre.schema import CATALOG, ENRICHED, MOVIES, PREDICTIONS, conform, from_per_genre, per_genre
-from mmgenre.tables import Table, TableWriter
+from mmgenre.labels import GENRES, decode, encode
+from mmgenre.tables import storage
+from mmgenre.tables.manifest import MANIFEST, STARTED, Recipe, read_manifest
+from mmgenre.tables.schema import CATALOG, ENRICHED, MOVIES, PREDICTIONS, conform, from_per_genre, per_genre
+from mmgenre.tables.table import Table, TableWriter
 
 SCHEMA = pa.schema([pa.field("imdb_id", pa.string(), nullable=False), pa.field("plot", pa.string())])
 STATUSES = SCHEMA.append(pa.field("status", pa.string(), nullable=False))
@@ -446,8 +446,8 @@ def test_a_fingerprint_is_of_the_content(tmp_path):
 def test_a_killed_run_leaves_readable_parts_and_no_manifest(tmp_path):
     program = f"""
 import pyarrow as pa
-from mmgenre.manifest import Recipe
-from mmgenre.tables import TableWriter
+from mmgenre.tables.manifest import Recipe
+from mmgenre.tables.table import TableWriter
 schema = pa.schema([pa.field("imdb_id", pa.string(), nullable=False), pa.field("plot", pa.string())])
 writer = TableWriter({str(tmp_path / "table")!r}, schema, Recipe(job="test", settings={{}}, inputs={{}}))
 writer.begin(keep="unfinished")

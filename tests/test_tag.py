@@ -16,17 +16,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mmgenre import checkpoint
 from mmgenre.errors import InputError
-from mmgenre.genres import GENRES, decode
-from mmgenre.inference import Predictor, predict_logits
+from mmgenre.labels import GENRES, decode
+from mmgenre.models import checkpoint
+from mmgenre.models.inference import Predictor, predict_logits
 from mmgenre.models.movies import Movies
 from mmgenre.models.tfidf import TfidfConfig
-from mmgenre.predict import Tagger
-from mmgenre.schema import CATALOG, ENRICHED, PREDICTIONS, from_per_genre
-from mmgenre.tables import Table
-from mmgenre.tag import TagConfig, tag
-from mmgenre.thresholds import decide, fit_thresholds, probabilities
+from mmgenre.scoring.thresholds import decide, fit_thresholds, probabilities
+from mmgenre.tables.schema import CATALOG, ENRICHED, PREDICTIONS, from_per_genre
+from mmgenre.tables.table import Table
+from mmgenre.tagging.actors import Tagger
+from mmgenre.tagging.job import TagConfig, tag
 
 ROOT = Path(__file__).parent.parent
 WORDS = ["chase", "kiss", "ghost", "robot", "heist", "joke", "tears", "island", "stalker"]

@@ -5,9 +5,9 @@ import csv
 import pytest
 
 from mmgenre.errors import InputError
-from mmgenre.schema import CATALOG, ENRICHED, MOVIES, POSTERS
-from mmgenre.tag_input import Places, TagInput
-from mmgenre.tag_work import Earlier, Reader, Work
+from mmgenre.tables.schema import CATALOG, ENRICHED, MOVIES, POSTERS
+from mmgenre.tagging.input import Places, TagInput
+from mmgenre.tagging.units import Earlier, Reader, Work
 
 IDS = [f"tt{row:07}" for row in range(6)]
 PLOTS = [f"Plot {row}." if row % 2 else None for row in range(6)]

@@ -6,8 +6,8 @@ from predictions import one_genre, predictions
 from scipy.special import expit, logit
 from sklearn.metrics import f1_score
 
-from mmgenre.metrics import expected_calibration_error
-from mmgenre.thresholds import (
+from mmgenre.scoring.metrics import expected_calibration_error
+from mmgenre.scoring.thresholds import (
     HeldOut,
     Thresholds,
     best_global_threshold,

@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
+from mmgenre.enrich.client import Client, check, fill
+from mmgenre.enrich.http import HttpConfig, Stopped, Unhurried
+from mmgenre.enrich.providers import OmdbConfig, TmdbConfig
 from mmgenre.errors import InputError
-from mmgenre.providers import OmdbConfig, TmdbConfig
 from mmgenre.sandbox.catalogue import SandboxConfig, generate
 from mmgenre.sandbox.faults import FaultsConfig
 from mmgenre.sandbox.server import Sandbox, ServerConfig
-from mmgenre.titles import Client, check, fill
-from mmgenre.web import HttpConfig, Stopped, Unhurried
 
 TOKEN = "a-token-nobody-may-read"  # noqa: S105
 

@@ -11,20 +11,19 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pytest
 
-from mmgenre import checkpoint
-from mmgenre.checkpoint import Card
 from mmgenre.errors import InputError
-from mmgenre.genres import GENRES
-from mmgenre.models import Movies
-from mmgenre.schema import CATALOG, MOVIES, PREDICTIONS, per_genre
-from mmgenre.tables import Table
-from mmgenre.topic_embeddings import Plots, text_family
-from mmgenre.topic_model import NO_TOPIC, TopicModel, TopicModelConfig
-from mmgenre.topic_page import pictures, to_markdown, to_page
-from mmgenre.topic_rows import TOPICS
-from mmgenre.topic_summary import Summary, Topic, genre_shares, labels_of, strongest, to_csv
-from mmgenre.topic_words import Terms, best_words, coherence, distinct, diversity, names_of
-from mmgenre.topics import TopicsConfig, describe, topics
+from mmgenre.labels import GENRES
+from mmgenre.models import Movies, checkpoint
+from mmgenre.models.checkpoint import Card
+from mmgenre.tables.schema import CATALOG, MOVIES, PREDICTIONS, per_genre
+from mmgenre.tables.table import Table
+from mmgenre.topics.embeddings import Plots, text_family
+from mmgenre.topics.job import TopicsConfig, describe, topics
+from mmgenre.topics.model import NO_TOPIC, TopicModel, TopicModelConfig
+from mmgenre.topics.page import pictures, to_markdown, to_page
+from mmgenre.topics.rows import TOPICS
+from mmgenre.topics.summary import Summary, Topic, genre_shares, labels_of, strongest, to_csv
+from mmgenre.topics.words import Terms, best_words, coherence, distinct, diversity, names_of
 
 # What the movies of each kind are about, and their one genre.
 WORDS = {
@@ -203,7 +202,7 @@ def test_mistakes_are_found_before_anything_is_embedded(run, folder, monkeypatch
         run("mistaken", **few, genres=run("first")[0].as_posix())
     with pytest.raises(InputError, match="6 plots; expected at least 20"):
         run("mistaken", **few)
-    monkeypatch.setattr("mmgenre.topic_model._PACKAGES", ("umap", "no_such_package"))
+    monkeypatch.setattr("mmgenre.topics.model._PACKAGES", ("umap", "no_such_package"))
     with pytest.raises(InputError, match=r"needs no_such_package; pip install 'mmgenre\[topics\]'"):
         run("mistaken")
     assert not list((folder / "none").rglob("unit-*"))

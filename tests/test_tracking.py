@@ -13,13 +13,13 @@ from unittest.mock import Mock
 import pytest
 import yaml
 
-from mmgenre import checkpoint
 from mmgenre.errors import InputError
-from mmgenre.search_config import TuneConfig, tracking_of
-from mmgenre.tracking import MlflowConfig
-from mmgenre.tracking_run import About, Run
-from mmgenre.train import TrainConfig, train
-from mmgenre.tune import tune
+from mmgenre.models import checkpoint
+from mmgenre.search.config import TuneConfig, tracking_of
+from mmgenre.search.job import tune
+from mmgenre.training.job import TrainConfig, train
+from mmgenre.training.mlflow_store import MlflowConfig
+from mmgenre.training.mlflow_tracking import About, Run
 
 ROOT = Path(__file__).parent.parent
 TFIDF = {"model": {"family": "tfidf"}}
@@ -138,9 +138,9 @@ def test_a_killed_training_goes_on_in_the_same_run(local_ray, generated_movies, 
     assert steps(database, run, "macro_f1")[: len(logged)] == logged
     assert run.data.params["optimizer.lr_head"] == "0.01"
     assert run.data.params["model.family"] == "bilstm"
-    assert run.data.tags["mmgenre.job"] == "train"
+    assert run.data.tags["mmgenre.cli"] == "train"
     card = checkpoint.read_card(str(output))
-    assert run.data.tags["mmgenre.dataset"] == card.dataset
+    assert run.data.tags["mmgenre.dataset.job"] == card.dataset
     for name, value in card.scores.items():
         assert run.data.metrics[f"final/{name}"] == value
     assert run.data.metrics["threshold/Horror"] == card.thresholds.cutoffs()[5]
@@ -172,7 +172,7 @@ def test_a_training_that_fails_or_is_stopped_says_so(local_ray, generated_movies
 
     for name, error in (("stops", KeyboardInterrupt()), ("breaks", MemoryError("none left"))):
         with monkeypatch.context() as patch, pytest.raises(type(error)):
-            patch.setattr("mmgenre.train._fit_at_once", Mock(side_effect=error))
+            patch.setattr("mmgenre.training.job._fit_at_once", Mock(side_effect=error))
             train(track(name))
 
     runs = runs_of(database, "ends")
@@ -336,7 +336,7 @@ def test_without_tracking_mlflow_is_not_even_needed(local_ray, generated_movies,
 def test_a_server_that_dies_costs_the_account_and_not_the_training(
     generated_movies, server, tmp_path, monkeypatch, capfd
 ):
-    module = sys.modules["mmgenre.train"]
+    module = sys.modules["mmgenre.training.job"]
 
     uri, process = server
     fit = module._fit_at_once

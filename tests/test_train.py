@@ -15,7 +15,7 @@ import pytest
 from trainings import SETTINGS, config, history, scores, step_losses
 
 from mmgenre.errors import InputError
-from mmgenre.train import train
+from mmgenre.training.job import train
 
 ROOT = Path(__file__).parent.parent
 

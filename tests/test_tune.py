@@ -13,12 +13,12 @@ import psutil
 import pytest
 import yaml
 
-from mmgenre import checkpoint
 from mmgenre.errors import InputError
-from mmgenre.fitting import TrainConfig
-from mmgenre.search_config import TuneConfig
-from mmgenre.search_space import name_of
-from mmgenre.tune import describe, tune
+from mmgenre.models import checkpoint
+from mmgenre.search.config import TuneConfig
+from mmgenre.search.job import describe, tune
+from mmgenre.search.space import name_of
+from mmgenre.training.setup import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 # Fast, and without dropout: a trial run twice gives the same scores.

@@ -6,7 +6,18 @@ from datetime import UTC, datetime
 import pytest
 from aiohttp import web
 
-from mmgenre.web import HttpConfig, Request, Stopped, TooLong, TryAgain, Unhurried, Web, body, patiently, retry_after
+from mmgenre.enrich.http import (
+    HttpConfig,
+    Request,
+    Stopped,
+    TooLong,
+    TryAgain,
+    Unhurried,
+    Web,
+    body,
+    patiently,
+    retry_after,
+)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ SETTINGS = {
 
 
 def config(movies, output, **changes):
-    from mmgenre.train import TrainConfig
+    from mmgenre.training.job import TrainConfig
 
     return TrainConfig.parse({"dataset": movies, "output": str(output)} | SETTINGS | changes, "test")
 
@@ -53,6 +53,6 @@ def step_losses(output):
 
 
 def scores(output):
-    from mmgenre import checkpoint
+    from mmgenre.models import checkpoint
 
     return checkpoint.read_card(str(output)).scores

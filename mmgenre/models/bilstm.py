@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from mmgenre.genres import GENRES
+from mmgenre.labels import GENRES
 from mmgenre.models.genre_model import GenreModel, ReadsText, TrainedByGradient
 from mmgenre.models.movies import Batch, Movies
 from mmgenre.models.text import texts

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from mmgenre.errors import InputError
-from mmgenre.genres import GENRES
+from mmgenre.labels import GENRES
 from mmgenre.models.hub import BackboneConfig, fetching
 from mmgenre.models.image import CLIP, Normalisation
 from mmgenre.models.movies import Movies

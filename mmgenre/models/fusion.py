@@ -14,12 +14,12 @@ from torch import nn
 
 from mmgenre.config import Config
 from mmgenre.errors import InputError
-from mmgenre.genres import GENRES
+from mmgenre.labels import GENRES
 from mmgenre.models.bilstm import BilstmConfig
 from mmgenre.models.clip import ClipConfig
 from mmgenre.models.efficientnet import EfficientNetConfig
+from mmgenre.models.fusion_heads import Concatenated, Corrected, Gated, Seen, Weighted
 from mmgenre.models.genre_model import FamilyConfig, GenreModel, TrainedByGradient
-from mmgenre.models.joints import Concatenated, Corrected, Gated, Seen, Weighted
 from mmgenre.models.movies import Batch, Encoded, Encoder, Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.models.transformer import TransformerConfig

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, leaky_relu
 
-from mmgenre.genres import GENRES
+from mmgenre.labels import GENRES
 
 _DIM = 16
 # How much of a genre's new state comes from its neighbours: the paper's p.

@@ -15,7 +15,7 @@ from sklearn.model_selection import cross_val_predict
 from torch import nn
 
 from mmgenre.errors import InputError
-from mmgenre.genres import GENRES
+from mmgenre.labels import GENRES
 from mmgenre.models.alignment import Aligned, Span
 from mmgenre.models.genre_graph import fit_graph, learn_edges
 from mmgenre.models.genre_model import FittedAtOnce, GenreModel, ReadsText

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from mmgenre.errors import InputError
-from mmgenre.genres import GENRES
+from mmgenre.labels import GENRES
 from mmgenre.models.dropout import draw_bytes
 from mmgenre.models.genre_model import GenreModel, ReadsText, TrainedByGradient
 from mmgenre.models.hub import BackboneConfig, fetching

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from mmgenre.genres import GENRES
+from mmgenre.labels import GENRES
 from mmgenre.models.image import IMAGENET
 from mmgenre.models.poster_model import ConvolutionalConfig, ConvolutionalModel, Tensors
 

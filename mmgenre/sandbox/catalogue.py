@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from mmgenre import storage
 from mmgenre.config import Config
 from mmgenre.sandbox.movies import MOVIES, SERVED, draw_movies
+from mmgenre.tables import storage
 
 DUMP = "title.basics.tsv.gz"
 COLUMNS = (

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from random import Random
 
-from mmgenre.genres import GENRES
+from mmgenre.labels import GENRES
 from mmgenre.sandbox.vocabulary import FIRST_NAMES, GENRE_PHRASES, LAST_NAMES, NEUTRAL_PHRASES
 
 # Tickets that a genre gets in the draw for each phrase of a plot, and the odds of getting so many.

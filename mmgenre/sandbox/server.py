@@ -16,15 +16,16 @@ from typing import Any, Literal, Self
 from aiohttp import web
 from pydantic import Field
 
-from mmgenre import storage
 from mmgenre.config import Config
 from mmgenre.errors import InputError
-from mmgenre.sandbox import answers, faults, image_faults
-from mmgenre.sandbox.answers import Movie
+from mmgenre.sandbox import faults, image_faults
+from mmgenre.sandbox import responses as answers
 from mmgenre.sandbox.faults import FaultsConfig, Kind, Odds
 from mmgenre.sandbox.image_faults import ImageFaultsConfig
 from mmgenre.sandbox.posters import draw, narrow
+from mmgenre.sandbox.responses import Movie
 from mmgenre.sandbox.traffic import Quota, RateLimit, Traffic
+from mmgenre.tables import storage
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -11,11 +11,11 @@ from starlette.exceptions import HTTPException
 
 import mmgenre
 from mmgenre.serving import csv_tables, documents
-from mmgenre.serving.answers import Explained, Failure, Health, ModelCard, Tagged, TaggedBatch
-from mmgenre.serving.bodies import FORM, JSON, Asked, media_type, movie_of_form, movies_of_json, table_of_form
-from mmgenre.serving.guard import App, Guard
+from mmgenre.serving.middleware import App, Guard
 from mmgenre.serving.page import page
-from mmgenre.serving.refusals import Refusal, error_body, quoted
+from mmgenre.serving.request_error import Refusal, error_body, quoted
+from mmgenre.serving.request_models import FORM, JSON, Asked, media_type, movie_of_form, movies_of_json, table_of_form
+from mmgenre.serving.responses import Explained, Failure, Health, ModelCard, Tagged, TaggedBatch
 from mmgenre.serving.service import Service
 
 _CSV = "text/csv; charset=utf-8"

@@ -8,11 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from mmgenre.genres import GENRES
-from mmgenre.movie_files import ALIASES
+from mmgenre.labels import GENRES
 from mmgenre.serving.limits import Limits
-from mmgenre.serving.refusals import Refusal, quoted
 from mmgenre.serving.replicas import Movie, Prediction
+from mmgenre.serving.request_error import Refusal, quoted
+from mmgenre.tables.user_files import ALIASES
 
 _MARK = "\ufeff"
 _DELIMITERS = ",;\t"

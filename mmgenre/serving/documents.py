@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mmgenre.genres import GENRES
+from mmgenre.labels import GENRES
 from mmgenre.serving.examples import EXAMPLES
 from mmgenre.serving.limits import Limits
 

@@ -7,12 +7,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from mmgenre import pages
-from mmgenre.checkpoint import Card
-from mmgenre.decisions import DecisionConfig, Decisions, calibrations
-from mmgenre.genres import GENRES
-from mmgenre.schema import PredictStatus
+from mmgenre.labels import GENRES
+from mmgenre.models.checkpoint import Card
+from mmgenre.serving.config import ServiceConfig
 from mmgenre.serving.examples import EXAMPLES
-from mmgenre.serving.service_config import ServiceConfig
+from mmgenre.tables.schema import PredictStatus
+from mmgenre.tagging.decisions import DecisionConfig, Decisions, calibrations
 
 _READS = {"title": "the title", "plot": "the plot", "image": "the poster"}
 _REASONS = {"plot": "the words", "image": "the regions"}

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from mmgenre.attribution import Explainer, overlay
-from mmgenre.inference import Precision
-from mmgenre.predict import Tagger
-from mmgenre.schema import from_per_genre
-from mmgenre.tag_input import DIGEST, ID
+from mmgenre.explain.attribution import Explainer, overlay
+from mmgenre.models.inference import Precision
+from mmgenre.tables.schema import from_per_genre
+from mmgenre.tagging.actors import Tagger
+from mmgenre.tagging.input import DIGEST, ID
 
 
 @dataclass(frozen=True)

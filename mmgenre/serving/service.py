@@ -11,18 +11,18 @@ from typing import Any
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from mmgenre.checkpoint import Card
-from mmgenre.genres import GENRES, decode
+from mmgenre.labels import GENRES, decode
+from mmgenre.models.checkpoint import Card
 from mmgenre.pages import data_uri
 from mmgenre.serving import csv_tables
-from mmgenre.serving.answers import Account, failed, most_probable
-from mmgenre.serving.bodies import Asked, File
+from mmgenre.serving.batch_queue import Busy, Line
+from mmgenre.serving.config import ServiceConfig
 from mmgenre.serving.limits import Limits
-from mmgenre.serving.line import Busy, Line
-from mmgenre.serving.refusals import Refusal
+from mmgenre.serving.poster_uploads import stored
 from mmgenre.serving.replicas import Movie, Prediction
-from mmgenre.serving.service_config import ServiceConfig
-from mmgenre.serving.uploads import stored
+from mmgenre.serving.request_error import Refusal
+from mmgenre.serving.request_models import Asked, File
+from mmgenre.serving.responses import Account, failed, most_probable
 
 _NUM_EXPLAINED = 3
 # A table waits for its turn in the line, which may be full of others.

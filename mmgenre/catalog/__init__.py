@@ -1,0 +1,1 @@
+"""The catalogue: the titles of an IMDb dump that have genres."""

@@ -1,0 +1,186 @@
+"""CATALOG + ENRICHED (+ POSTERS) → MOVIES: the movies to learn from, their labels, and a split that does not leak."""
+
+import hashlib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, model_validator
+
+from mmgenre.catalog.job import curation_table
+from mmgenre.config import Config
+from mmgenre.errors import InputError
+from mmgenre.labels import GENRES, encode
+from mmgenre.tables.joins import with_posters
+from mmgenre.tables.manifest import Manifest, Recipe
+from mmgenre.tables.schema import CATALOG, ENRICHED, MOVIES, POSTERS, SPLITS, per_genre
+from mmgenre.tables.table import Table, TableWriter, count_values
+
+_ROWS_PER_PART = 50_000
+_POSTERS_AVAILABLE = "posters available"
+_NOT_A_WORD = re.compile(r"[\W_]+")
+
+
+class DatasetConfig(Config):
+    """Which movies are learned from, and how they are split."""
+
+    catalog: str = Field(description="folder of the CATALOG table")
+    enriched: str = Field(description="folder of the ENRICHED table")
+    posters: str | None = Field(None, description="folder of the POSTERS table; null: movies without posters")
+    output: str = Field(description="folder of the MOVIES table")
+    overwrite: bool = Field(False, description="replace what another configuration left in output")
+    language: str | None = Field(
+        "en", description="ISO 639-1 code of the original language of the movies kept, beside unknown ones; null: all"
+    )
+    min_words: int = Field(6, ge=0, description="words a plot must have; 0 keeps movies without a plot")
+    require_poster: bool = Field(False, description="keep only movies that have a poster")
+    val_share: float = Field(0.1, gt=0, lt=0.5, description="of the groups of movies with equal plots")
+    test_share: float = Field(0.1, gt=0, lt=0.5, description="of the groups of movies with equal plots")
+    seed: int = Field(0, ge=0, description="of the split")
+
+    @model_validator(mode="after")
+    def _posters_to_require(self) -> Self:
+        if self.require_poster and self.posters is None:
+            raise ValueError("require_poster=true: needs the POSTERS table; give it as posters=DIR")
+        return self
+
+
+def build_dataset(config: DatasetConfig) -> Manifest:
+    """One MOVIES row for each catalogued movie with one of the nine genres, the language, and enough words.
+
+    Raises:
+        InputError: a table is missing or of another kind, a catalogued movie is not enriched, or no movie is left.
+    """
+    catalog, enriched = Table(config.catalog, CATALOG), Table(config.enriched, ENRICHED)
+    posters = None if config.posters is None else Table(config.posters, POSTERS)
+    tables = {"catalog": catalog, "enriched": enriched} | ({} if posters is None else {"posters": posters})
+    inputs = {role: table.manifest.fingerprint for role, table in tables.items()}
+    settings = config.to_settings(without=("catalog", "enriched", "posters", "output", "overwrite"))
+    writer = TableWriter(config.output, MOVIES, Recipe(job="dataset", settings=settings, inputs=inputs))
+    found = writer.begin(overwrite=config.overwrite)
+    if found is not None:
+        return found
+    curation: Counter[str] = Counter()
+    parts: Iterator[pa.Table] = (_movies(part, config, curation) for part in _join(catalog, enriched))
+    if posters is None:
+        parts = (part.append_column("image", pa.nulls(len(part), pa.binary())) for part in parts)
+    else:
+        parts = _with_images(pa.concat_tables(parts), posters, config, curation)
+    for part in parts:
+        writer.write(part)
+    _require_movies(config, curation)
+    rows = writer.written(["split", "plot"])
+    _require_every_split(rows["split"])
+    _require_no_leak(rows)
+    steps = [{"step": step, "rows": rows} for step, rows in curation.items()]
+    notes = {
+        "curation": [*catalog.manifest.notes.get("curation", []), *steps],
+        "splits": count_values(rows["split"]),
+    }
+    return writer.finish(rows_in=catalog.manifest.rows, notes=notes)
+
+
+def describe(manifest: Manifest) -> str:
+    """What each step left, the splits, and the manifest's line."""
+    splits = ", ".join(f"{split} {manifest.notes['splits'][split]:,}" for split in SPLITS)
+    return "\n".join([curation_table(manifest.notes["curation"]), f"splits: {splits}", str(manifest)])
+
+
+def normalise(plot: str) -> str:
+    """A plot without case, accents, punctuation and spacing: plots equal after it are the same plot."""
+    plain = unicodedata.normalize("NFKD", plot.casefold())
+    return _NOT_A_WORD.sub(" ", "".join(mark for mark in plain if not unicodedata.combining(mark))).strip()
+
+
+def split_of(group: str, config: DatasetConfig) -> str:
+    """The split of a group of movies: by hash, so that it stays the same as the catalogue grows."""
+    digest = hashlib.blake2b(group.encode(), digest_size=8, key=str(config.seed).encode()).digest()
+    position = int.from_bytes(digest) / 2**64
+    if position < config.test_share:
+        return "test"
+    return "val" if position < config.test_share + config.val_share else "train"
+
+
+def _join(catalog: Table, enriched: Table) -> Iterator[pa.Table]:
+    """What is known of the same movies, a bounded part at a time; the catalogue is small and stays in memory."""
+    movies = catalog.read(["imdb_id", "title", "genres"])
+    missing = pc.invert(pc.is_in(movies["imdb_id"], enriched.read(["imdb_id"])["imdb_id"]))
+    if pc.any(missing).as_py():
+        raise InputError(
+            f"{enriched.directory}: lacks {pc.sum(missing).as_py():,} of the movies in {catalog.directory}; "
+            "run jobs/enrich.py on that catalogue again"
+        )
+    columns = ["imdb_id", "plot", "language"]
+    for batch in enriched.dataset.to_batches(columns=columns, batch_size=_ROWS_PER_PART):
+        part = pa.Table.from_batches([batch])
+        row = pc.index_in(part["imdb_id"], movies["imdb_id"])
+        known = row.is_valid()
+        part, row = part.filter(known), row.filter(known)
+        yield part.append_column("title", movies["title"].take(row)).append_column("genres", movies["genres"].take(row))
+
+
+def _with_images(movies: pa.Table, posters: Table, config: DatasetConfig, curation: Counter[str]) -> Iterator[pa.Table]:
+    for part in with_posters(movies, posters):
+        has_poster = part["image"].is_valid()
+        curation[_POSTERS_AVAILABLE] += pc.sum(has_poster).as_py() or 0
+        yield part.filter(has_poster) if config.require_poster else part
+
+
+def _movies(part: pa.Table, config: DatasetConfig, curation: Counter[str]) -> pa.Table:
+    """The part's MOVIES rows; counts what is left after each step."""
+    for step, keep in _steps(config).items():
+        part = part.filter(keep(part))
+        curation[step] += part.num_rows
+    plots, ids = part["plot"].to_pylist(), part["imdb_id"].to_pylist()
+    groups = [normalise(plot or "") or imdb_id for plot, imdb_id in zip(plots, ids, strict=True)]
+    labels = np.array([encode(genres) for genres in part["genres"].to_pylist()]).reshape(-1, len(GENRES))
+    columns = {
+        "imdb_id": part["imdb_id"],
+        "split": pa.array([split_of(group, config) for group in groups], pa.string()),
+        "title": part["title"],
+        "plot": part["plot"],
+        "labels": per_genre(labels),
+    }
+    return pa.table(columns)
+
+
+def _steps(config: DatasetConfig) -> dict[str, Any]:
+    steps = {"has a genre": lambda part: pc.greater(pc.list_value_length(part["genres"]), 0)}
+    if config.language is not None:
+        name = f"original language {config.language} or unknown"
+        steps[name] = lambda part: pc.fill_null(pc.equal(part["language"], config.language), True)
+    if config.min_words:
+        name = f"plot of {config.min_words} words or more"
+        steps[name] = lambda part: pc.greater_equal(_num_words(part["plot"]), config.min_words)
+    return steps
+
+
+def _num_words(plots: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.fill_null(pc.count_substring_regex(plots, r"\S+"), 0)
+
+
+def _require_movies(config: DatasetConfig, curation: Counter[str]) -> None:
+    needed = [rows for step, rows in curation.items() if step != _POSTERS_AVAILABLE or config.require_poster]
+    if not needed or min(needed) == 0:
+        steps = ", ".join(f"{step} {rows:,}" for step, rows in curation.items())
+        raise InputError(f"{config.enriched}: no movie is left to learn from ({steps}); check language and min_words")
+
+
+def _require_every_split(splits: pa.ChunkedArray) -> None:
+    empty = set(SPLITS) - set(splits.unique().to_pylist())
+    if empty:
+        raise InputError(f"{len(splits):,} movies are too few: none in {', '.join(empty)}; take a larger catalogue")
+
+
+def _require_no_leak(rows: pa.Table) -> None:
+    """Raise unless all movies with one plot are in one split: the check that the split is what it promises."""
+    split_by_plot: dict[str, str] = {}
+    for plot, split in zip(rows["plot"].to_pylist(), rows["split"].to_pylist(), strict=True):
+        group = normalise(plot or "")
+        if group and split_by_plot.setdefault(group, split) != split:
+            raise RuntimeError(f"a plot is in the splits {split_by_plot[group]} and {split}: {plot[:60]!r}")

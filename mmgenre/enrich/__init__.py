@@ -1,0 +1,1 @@
+"""Enrichment: plots, languages and poster URLs from TMDB, OMDb or a file."""

@@ -1,0 +1,1 @@
+"""Explanations: the words and poster regions behind each predicted genre."""

@@ -1,0 +1,1 @@
+"""Exports of checkpoints for other programs: folders for model hubs, with ONNX."""

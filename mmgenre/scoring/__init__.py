@@ -1,0 +1,1 @@
+"""Metrics, thresholds and curves, as pure functions of arrays."""

@@ -1,0 +1,1 @@
+"""Tables on disk: Parquet parts, manifests, storage and schemas."""

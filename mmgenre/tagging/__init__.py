@@ -1,0 +1,1 @@
+"""Batch inference: a trained model labels tables, files and whole dumps."""

@@ -1,0 +1,1 @@
+"""Topics of plots: BERTopic on the embeddings of a trained model."""
