@@ -1,17 +1,17 @@
-# Ray's nodes in containers: for KubeRay (configs/cluster/kuberay-*.yaml) and for the `docker:` option of cluster.yaml.
+# Image of a Ray node, for KubeRay (configs/cluster/kuberay-*.yaml) and for the `docker:` option of cluster.yaml.
 #   docker build --tag mmgenre:0.1.0 .
-# Python's own image rather than rayproject/ray: everything, Ray included, comes in the tested versions of
-# constraints.txt, and nothing comes twice. CUDA comes with torch; of the host it takes NVIDIA's driver, 580 or newer.
+# Based on Python's image rather than rayproject/ray: everything, Ray included, has the tested version from
+# constraints.txt, and nothing is installed twice. torch brings CUDA; the host must have NVIDIA's driver, 580 or newer.
 FROM python:3.11-slim
 
-# KubeRay's probes call wget, the launcher copies files with rsync.
+# KubeRay's probes call wget; the cluster launcher copies files with rsync.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends rsync wget \
     && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /opt/mmgenre
 
-# Some GB of dependencies in a layer of their own, which stays while only the code changes.
+# The dependencies, several GB, are a separate layer that is reused while only the code changes.
 COPY pyproject.toml constraints.txt ./
 RUN python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]))' \
         > /tmp/requirements.txt \
@@ -24,9 +24,9 @@ RUN pip install --no-cache-dir --no-deps --constraint constraints.txt .
 COPY configs configs
 COPY jobs jobs
 
-# What the toolkit hands in of the driver; which GPUs, the scheduler says.
+# The parts of the driver that the container toolkit mounts; the scheduler chooses the GPUs.
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
-# By number, so that Kubernetes sees that it is not root.
+# A numeric user, so that Kubernetes can verify that it is not root.
 RUN useradd --create-home --uid 1000 mmgenre
 USER 1000:1000

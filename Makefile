@@ -1,26 +1,32 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
-# Real movies for the tests and benchmarks that want them; without the folder those tests are skipped.
+# Real movies for tests and benchmarks; without the folder, the tests that need it are skipped.
 DATA ?= ../shared/data
 
-.PHONY: demo serve test check bench bench-models clean
+.PHONY: demo serve quick test check bench bench-models clean
 
-# The stamp is the whole rule: make does nothing here unless a requirement changed.
+# Reinstalls only when a requirement has changed. Python compiles each module when it is first imported.
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: .venv/.installed
 	$(BIN)/python jobs/pipeline.py configs/pipeline/demo.yaml output=runs/demo
 
-# The demo's model behind http://127.0.0.1:8000, until Ctrl-C.
+# Serves the demo's model at http://127.0.0.1:8000 until Ctrl-C.
 serve: .venv/.installed
 	test -f runs/demo/tiny/checkpoint/checkpoint.json || $(MAKE) demo
 	$(BIN)/python jobs/serve.py configs/serve/default.yaml checkpoint=runs/demo/tiny/checkpoint
 
-test: .venv/.installed
-	MMGENRE_DATA=$(DATA) $(BIN)/python -m pytest
+# Tests that need neither Ray nor another process.
+quick: .venv/.installed
+	MMGENRE_DATA=$(DATA) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not process"
+
+# The quick tests in parallel, then one after the other those that start Ray and other processes: side by side on few
+# cores, their time limits would measure the load.
+test: quick
+	MMGENRE_DATA=$(DATA) $(BIN)/python -m pytest -m process
 
 check: .venv/.installed
 	$(BIN)/ruff check .
@@ -36,7 +42,7 @@ bench: .venv/.installed
 	$(BIN)/python bench/tagging.py resume
 	$(BIN)/python bench/serving.py
 
-# What is learned from real movies: MOVIES=DIR of a MOVIES table, PLOTS=FILE of plots, PRETRAINED=DIR of a text encoder,
+# Benchmarks on real movies: MOVIES=DIR of a MOVIES table, PLOTS=FILE of plots, PRETRAINED=DIR of a text encoder,
 # WEIGHTS=FILE of VGG-16's convolutions, CHECKPOINT=DIR of a trained poster model, TEXT=DIR of a trained text encoder.
 bench-models: .venv/.installed
 	$(BIN)/python bench/training.py $(MOVIES) $(PRETRAINED)

@@ -1,9 +1,9 @@
-"""How long a dump of IMDb's size takes to become a catalogue, against decompressing it and nothing more.
+"""Catalogue speed on a dump of IMDb's size, compared with decompressing the file.
 
 python bench/catalog.py [--rows 12000000] [--runs 3] [--folder DIR]
 
-Exits with 1 when a run takes more than 2.5 times as long as `gzip -dc`, or more than 2 GB of memory, or when the
-catalogue of a smaller dump is not what pandas reads.
+Exits with 1 if a run takes more than 2.5 times as long as `gzip -dc` or more than 2 GB of memory, or if the catalogue
+of a smaller dump differs from what pandas reads.
 """
 
 import argparse
@@ -34,18 +34,18 @@ CHECKED_ROWS = 200_000
 
 
 class Run(NamedTuple):
-    """What one command took."""
+    """Time and memory of one command."""
 
     seconds: float
     peak_mb: float
 
 
 def main() -> None:
-    """Measure, print a table, check."""
+    """Measure, print a table, check the limits."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=12_000_000, help="rows of the generated dump")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each command; their median counts")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "mmgenre-bench"), help="work space")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each command; the median is reported")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "mmgenre-bench"), help="work folder")
     options = parser.parse_args()
     same = is_what_pandas_reads(options.folder)
     print(f"equal to pandas on {CHECKED_ROWS:,} rows: {'yes' if same else 'NO'}")
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def generate(folder: Path, rows: int) -> Path:
-    """The dump of that many rows, made once."""
+    """A generated dump with this many rows, cached between runs."""
     dump = folder / f"{rows}.tsv.gz"
     if not dump.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def generate(folder: Path, rows: int) -> Path:
 
 
 def is_fast(dump: Path, num_runs: int) -> bool:
-    """Print the medians of alternating runs; whether all are within the limits."""
+    """Print the medians of alternating runs; return whether all are within the limits."""
     commands = {"gzip -dc": ["gzip", "-dc", str(dump)]}
     for name in CONFIGS:
         job = [sys.executable, ROOT / "jobs/catalog.py", ROOT / f"configs/catalog/{name}.yaml"]
@@ -85,7 +85,7 @@ def is_fast(dump: Path, num_runs: int) -> bool:
 
 
 def measure(command: list[str]) -> Run:
-    """Run a command to its end, looking at its memory twenty times a second."""
+    """Run a command and sample its memory twenty times per second."""
     began = time.perf_counter()
     peak = 0
     with psutil.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -100,7 +100,7 @@ def measure(command: list[str]) -> Run:
 
 
 def is_what_pandas_reads(folder: Path) -> bool:
-    """Whether the catalogue of a dump holds the rows that a plain reading of it does."""
+    """Whether the catalogue of a dump has the same rows as a plain pandas reading."""
     dump, output = generate(folder, CHECKED_ROWS), folder / "checked"
     settings = {"input": str(dump), "output": str(output), "overwrite": True, "balance": {"max_per_genre": None}}
     catalog(CatalogConfig.parse(settings, where="bench"))
@@ -110,7 +110,7 @@ def is_what_pandas_reads(folder: Path) -> bool:
 
 
 def read_with_pandas(dump: Path) -> pd.DataFrame:
-    """CATALOG rows of the labelled movies that are not adult."""
+    """CATALOG rows of the labelled movies, adult titles excluded."""
     rows = pd.read_csv(dump, sep="\t", quoting=3, na_values=["\\N"], keep_default_na=False, dtype=str)
     rows = rows[rows["titleType"].isin(["movie", "tvMovie"]) & (rows["isAdult"] == "0")]
     genres = [[genre for genre in GENRES if genre in field] for field in rows["genres"].fillna("").str.split(",")]

@@ -1,11 +1,11 @@
-"""Hours and dollars of labelling a whole IMDb dump, on paper: measured rates, web services' limits, list prices.
+"""Estimated hours and dollars to label a whole IMDb dump, from measured rates, API limits and list prices.
 
 python bench/cost.py [--movies 700000] [--gpu-text-rows-per-second RATE] [--gpu-node-usd-per-hour PRICE] …
 
-Nothing is run. Each figure is an option, and `--help` says where its default is from: the README, where this project
-measured it, or a data sheet or list of prices. No GPU was measured: a GPU's rate is the two cores' times the ratio of
-published bf16 peaks times `--gpu-utilisation`, until you give one that you measured. Prints Markdown. Left out: a head
-node, disks, traffic, nodes' start, the training of a poster model.
+Nothing runs. Each figure is an option, and `--help` names the source of its default: docs/results.md for figures
+measured by this project, otherwise a data sheet or price list. No GPU was measured: unless you give a measured rate, a
+GPU's rate is the two cores' rate times the ratio of published bf16 peaks times `--gpu-utilisation`. Prints Markdown.
+Not included: a head node, disks, traffic, node start-up, the training of a poster model.
 """
 
 import argparse
@@ -16,62 +16,66 @@ from typing import Any, NamedTuple
 
 MEASURED_CORES = 2
 MEASURED, ESTIMATE, GIVEN, API, REQUESTS = "measured", "estimate", "given", "API's rate", "request limit"
-# A machine more is worth having where it saves this share of the time.
+# One more machine is worthwhile if it saves this share of the time.
 WORTH = 0.05
 PRICE = "Linux on demand in us-east-1, list price as public repositories quoted it on 2026-11-22; check it"
 
 
 def figure(default: float | None, source: str, *, zero: bool = False) -> Any:
-    """A field of Figures: its default, what it is and where it is from, and whether it may be 0."""
+    """A field of Figures: its default, its source, and whether it may be 0."""
     return field(default=default, metadata={"source": source, "zero": zero})
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What the arithmetic stands on; each is an option of the same name."""
+    """Inputs of the calculation; each is an option of the same name."""
 
-    titles: float = figure(12_000_000, "rows of the dump; README, Catalogue")
-    movies: float = figure(700_000, "of them enriched and tagged, as if all had plot and poster; README, Real movies")
-    new_movies: float = figure(7_000, "in the next dump; an assumption: 1% of the movies", zero=True)
-    training_movies: float = figure(10_293, "README, Scores")
-    epochs: float = figure(3, "README, Scores: MiniLM")
+    titles: float = figure(12_000_000, "rows of the dump; docs/results.md, Catalogue")
+    movies: float = figure(
+        700_000, "movies enriched and tagged, assuming that all have a plot and a poster; docs/results.md, Cost"
+    )
+    new_movies: float = figure(7_000, "new movies in the next dump; an assumption: 1% of the movies", zero=True)
+    training_movies: float = figure(10_293, "docs/results.md, The data")
+    epochs: float = figure(3, "docs/results.md, Plots: MiniLM")
 
     catalogue_rows_per_second: float = figure(
-        round(12_000_000 / 15.1), "README, Catalogue: 12 million rows in 15.1 s, configs/catalog/tagging.yaml"
+        round(12_000_000 / 15.1), "docs/results.md, Catalogue: 12 million rows in 15.1 s, configs/catalog/tagging.yaml"
     )
     enrich_requests_per_second: float = figure(
-        40, "TMDB's limit, a request for each movie; README, Enrichment: 100.3% of it from one actor"
+        40, "TMDB's limit, one request per movie; docs/results.md, Enrichment: one actor reaches 100.3% of it"
     )
-    cached_titles_per_second: float = figure(63_963, "README, Enrichment: titles that are in the table")
-    images_per_second_a_core: float = figure(89.9, "README, Downloads: one core, the server on the next one")
-    image_requests_per_second: float = figure(500, "the posters job's own limit, for each host")
+    cached_titles_per_second: float = figure(63_963, "docs/results.md, Enrichment: titles already in the table")
+    images_per_second_a_core: float = figure(89.9, "docs/results.md, Downloads: one core, with the server on another")
+    image_requests_per_second: float = figure(500, "the posters job's own limit per host")
     train_rows_per_second: float = figure(
-        27.6, "two cores; README, Training: MiniLM, batches of 32 as in minilm.yaml; 13.5 on a slower day, batches of 8"
+        27.6, "two cores; docs/results.md, Training speed: MiniLM, batches of 32; 13.5 on a slower day, batches of 8"
     )
-    text_rows_per_second: float = figure(187.2, "two cores; README, Tagging: ELECTRA-Small's shape, start to end")
-    poster_rows_per_second: float = figure(26.7, "two cores; README, Posters: VGG-16 with the light head, start to end")
+    text_rows_per_second: float = figure(187.2, "two cores; docs/results.md, Tagging speed: ELECTRA-Small's shape")
+    poster_rows_per_second: float = figure(
+        26.7, "two cores; docs/results.md, Tagging speed: VGG-16 with the light head"
+    )
     most_rows_per_second: float = figure(
-        round(1_000_000 / 97), "what tag does at most; README, Tagging: a million rows with a small TF-IDF in 97 s"
+        round(1_000_000 / 97),
+        "upper bound of tag; docs/results.md, Tagging speed: TF-IDF, a million rows in 97 s",
     )
     start_seconds: float = figure(
-        24, "of each job on Ray; README, Tagging: Python 9 s, Ray and the models 15 s", zero=True
+        24, "start of each job on Ray; docs/results.md, Tagging speed: Python 9 s, Ray and the models 15 s", zero=True
     )
 
     efficiency: float = figure(
-        0.85, "of several cores, GPUs or machines; an assumption: what bench/tagging.py wants of two actors"
+        0.85,
+        "scaling over cores, GPUs or machines; an assumption: what bench/tagging.py requires of two actors",
     )
     cpu_bf16_tflops_a_core: float = figure(
-        2.05, "peak of the cores that were measured; Intel: AMX does 1,024 bf16 operations a cycle, at 2.0 GHz"
+        2.05, "peak of the measured cores; Intel: AMX does 1,024 bf16 operations per cycle, at 2.0 GHz"
     )
     gpu_bf16_tflops: float = figure(121, "peak of one GPU without sparsity; NVIDIA's data sheet of the L4 (H200: 989)")
-    gpu_utilisation: float = figure(
-        0.5, "share of its peak that a GPU reaches, as a part of the share that the two cores reach; an assumption"
-    )
-    gpu_train_rows_per_second: float | None = figure(None, "of one GPU, where you measured it")
-    gpu_text_rows_per_second: float | None = figure(None, "of one GPU, where you measured it")
-    gpu_poster_rows_per_second: float | None = figure(None, "of one GPU, where you measured it")
+    gpu_utilisation: float = figure(0.5, "utilisation of a GPU's peak relative to that of the two cores; an assumption")
+    gpu_train_rows_per_second: float | None = figure(None, "rate of one GPU, if you measured it")
+    gpu_text_rows_per_second: float | None = figure(None, "rate of one GPU, if you measured it")
+    gpu_poster_rows_per_second: float | None = figure(None, "rate of one GPU, if you measured it")
 
-    laptop_usd_per_hour: float = figure(0, "yours, electricity left out", zero=True)
+    laptop_usd_per_hour: float = figure(0, "your own laptop, without electricity", zero=True)
     cpu_node_usd_per_hour: float = figure(0.4032, f"m7i.2xlarge, 4 cores; {PRICE}", zero=True)
     gpu_node_usd_per_hour: float = figure(0.9776, f"g6.2xlarge, 4 cores, 1 L4; {PRICE}", zero=True)
     eight_gpus_usd_per_hour: float = figure(13.3504, f"g6.48xlarge, 96 cores, 8 L4; {PRICE}", zero=True)
@@ -79,7 +83,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Setup:
-    """Machines of one kind, held from the first stage to the last."""
+    """Machines of one kind, held from the first stage to the last one."""
 
     name: str
     cores: int
@@ -89,12 +93,12 @@ class Setup:
 
     @property
     def is_measured(self) -> bool:
-        """Whether the README's rates are of such a machine."""
+        """Whether the measured rates are from such a machine."""
         return (self.cores, self.gpus, self.machines) == (MEASURED_CORES, 0, 1)
 
 
 class Work(NamedTuple):
-    """What there is to be done."""
+    """The amount of work."""
 
     titles: float
     cached_movies: float
@@ -103,7 +107,7 @@ class Work(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """What a stage takes, and what that is known from."""
+    """Hours of a stage, and whether they are measured or estimated."""
 
     name: str
     hours: float
@@ -111,32 +115,30 @@ class Stage(NamedTuple):
 
 
 def main() -> None:
-    """Print the account."""
+    """Print the estimate."""
     figures = parse()
     laptop, cpu, *gpus = setups(figures)
     first = Work(figures.titles, 0, figures.movies, figures.training_movies * figures.epochs)
     second = Work(figures.titles, figures.movies, figures.new_movies, 0)
     columns = [laptop, *gpus]
-    print(f"{figures.titles:,.0f} titles, {figures.movies:,.0f} movies of them enriched and tagged:\n")
+    print(f"{figures.titles:,.0f} titles, {figures.movies:,.0f} of them movies to enrich and tag:\n")
     print(account([(setup, stages(setup, first, figures)) for setup in columns]))
-    print(
-        "\nMeasured: at the README's rate, of two Xeon cores with AMX; a laptop without it trains and tags more slowly."
-    )
+    print("\nMeasured: the rate of two Xeon cores with AMX; a laptop without AMX trains and tags more slowly.")
     print(f"\n{about_gpus(columns[1], first, figures)}")
     print(f"\n{about_two_kinds(cpu, columns[1], first, figures)}")
-    print(f"\nA second dump, {figures.new_movies:,.0f} movies new, all others in the tables, the model kept:\n")
+    print(f"\nA second dump with {figures.new_movies:,.0f} new movies, all others in the tables, same model:\n")
     print(account([(setup, stages(setup, second, figures)) for setup in columns]))
     everything = hours(figures.movies, figures.enrich_requests_per_second)
     print(
-        "\nReading again what is in the tables is counted for enrich alone. TMDB's answers may be kept for six months: "
-        f"then all are due again (max_age_days=180), {everything:.2f} h."
+        "\nReading the existing tables is counted for enrich only. TMDB allows caching its answers for six months; "
+        f"then all must be requested again (max_age_days=180), {everything:.2f} h."
     )
-    print(f"\nMachines, until one more saves less than {WORTH:.0%} of the time; none gets below enrich's time:\n")
+    print(f"\nMachines up to which one more saves at least {WORTH:.0%} of the time; enrich bounds the total:\n")
     print(about_machines([cpu, *gpus], first, figures))
 
 
 def parse() -> Figures:
-    """The figures of the command line."""
+    """Figures from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for known in fields(Figures):
         default = "estimated" if known.default is None else f"{known.default:,.10g}"
@@ -151,19 +153,19 @@ def parse() -> Figures:
 
 
 def number(*, zero: bool) -> Callable[[str], float]:
-    """A parser of finite numbers above 0, or from 0 on."""
+    """A parser of finite numbers that are positive, or not negative."""
 
     def amount(text: str) -> float:
         value = float(text)
         if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-            raise argparse.ArgumentTypeError(f"{text}: give a number {'from 0 on' if zero else 'above 0'}")
+            raise argparse.ArgumentTypeError(f"{text}: expected a number {'>= 0' if zero else '> 0'}")
         return value
 
     return amount
 
 
 def setups(figures: Figures) -> list[Setup]:
-    """A laptop, a node without GPU, one with one, one with eight; cores are real ones, two vCPUs each."""
+    """A laptop, and nodes with no, one and eight GPUs; a core is a physical core, two vCPUs."""
     return [
         Setup("laptop (2 cores)", 2, 0, figures.laptop_usd_per_hour),
         Setup("m7i.2xlarge (no GPU)", 4, 0, figures.cpu_node_usd_per_hour),
@@ -173,7 +175,7 @@ def setups(figures: Figures) -> list[Setup]:
 
 
 def stages(setup: Setup, work: Work, figures: Figures) -> list[Stage]:
-    """One after the other, as a dump is labelled."""
+    """The stages in order."""
     posters_rate, posters_basis = download_rate(setup, figures)
     cached_hours = hours(work.cached_movies, figures.cached_titles_per_second)
     asked_hours = job_hours(work.movies, figures.enrich_requests_per_second, figures)
@@ -196,7 +198,7 @@ def stages(setup: Setup, work: Work, figures: Figures) -> list[Stage]:
 
 
 def download_rate(setup: Setup, figures: Figures) -> tuple[float, str]:
-    """Posters a second, and what that is known from."""
+    """Posters per second, and the basis of that figure."""
     cores = setup.cores * setup.machines
     rate = together(figures.images_per_second_a_core, cores, figures.efficiency)
     if rate >= figures.image_requests_per_second:
@@ -205,13 +207,13 @@ def download_rate(setup: Setup, figures: Figures) -> tuple[float, str]:
 
 
 def model_rate(setup: Setup, on_cores: float, on_gpu: float | None, figures: Figures) -> tuple[float, str]:
-    """Rows a second of a model, and what that is known from.
+    """Rows per second of a model, and the basis of that figure.
 
     Args:
-        setup: computes on its GPUs where it has any.
-        on_cores: rows a second that were measured on MEASURED_CORES cores.
-        on_gpu: rows a second of one GPU, where somebody measured them.
-        figures: for efficiency and GPUs' estimates.
+        setup: computes on its GPUs if it has any.
+        on_cores: rows per second measured on MEASURED_CORES cores.
+        on_gpu: rows per second of one GPU, if measured.
+        figures: efficiency and GPU estimates.
     """
     if not setup.gpus:
         pairs = setup.cores * setup.machines / MEASURED_CORES
@@ -222,64 +224,64 @@ def model_rate(setup: Setup, on_cores: float, on_gpu: float | None, figures: Fig
 
 
 def estimated_on_gpu(on_cores: float, figures: Figures) -> float:
-    """Rows a second of one GPU, from the cores' and the ratio of peaks."""
+    """Rows per second of one GPU, from the cores' rate and the ratio of peaks."""
     ratio = figures.gpu_bf16_tflops / (MEASURED_CORES * figures.cpu_bf16_tflops_a_core)
     return on_cores * ratio * figures.gpu_utilisation
 
 
 def together(rate_of_one: float, count: float, efficiency: float) -> float:
-    """The rate of several."""
+    """The combined rate of several."""
     return rate_of_one if count == 1 else rate_of_one * count * efficiency
 
 
 def hours(rows: float, rows_per_second: float) -> float:
-    """Of rows at a rate."""
+    """Hours for rows at a rate."""
     return rows / rows_per_second / 3600
 
 
 def job_hours(rows: float, rows_per_second: float, figures: Figures) -> float:
-    """With the job's start; no rows, no job."""
+    """Hours including the job's start; 0 without rows."""
     return hours(rows, rows_per_second) + figures.start_seconds / 3600 if rows else 0
 
 
 def total_hours(found: list[Stage]) -> float:
-    """Of all stages."""
+    """Hours of all stages."""
     return sum(stage.hours for stage in found)
 
 
 def usd(setup: Setup, held_hours: float) -> float:
-    """What its machines cost."""
+    """Cost of the machines."""
     return held_hours * setup.machines * setup.usd_per_hour
 
 
 def known_from(is_measured: bool) -> str:
-    """The word for it."""
+    """The label of a figure's basis."""
     return MEASURED if is_measured else ESTIMATE
 
 
 def account(columns: list[tuple[Setup, list[Stage]]]) -> str:
-    """Stages by set-ups, as Markdown."""
+    """A Markdown table of stages by machines."""
     lines = [row("stage", *(setup.name for setup, _ in columns)), "|---|" + "---:|" * len(columns)]
     for place, stage in enumerate(columns[0][1]):
         lines.append(row(stage.name, *(cell(setup, found[place]) for setup, found in columns)))
     lines.append(row("**sum**", *(f"**{told(setup, total_hours(found))}**" for setup, found in columns)))
-    lines.append(row("the limit", *(limit(found) for _, found in columns)))
+    lines.append(row("longest stage", *(limit(found) for _, found in columns)))
     return "\n".join(lines)
 
 
 def cell(setup: Setup, stage: Stage) -> str:
-    """Hours, dollars and their basis; nothing for a stage that is not run."""
+    """Hours, dollars and their basis; empty for a stage that does not run."""
     return f"{told(setup, stage.hours)}, {stage.basis}" if stage.hours else ""
 
 
 def limit(found: list[Stage]) -> str:
-    """The stage that takes longest."""
+    """The longest stage and its share of the time."""
     longest = max(found, key=lambda stage: stage.hours)
     return f"{longest.name}, {longest.hours / total_hours(found):.0%} of the time"
 
 
 def about_gpus(setup: Setup, work: Work, figures: Figures) -> str:
-    """What is taken for a GPU's rates, and how much hangs on it."""
+    """The assumed GPU rates, and how sensitive the result is to them."""
     pairs = [
         ("train", figures.train_rows_per_second, figures.gpu_train_rows_per_second),
         ("tag text", figures.text_rows_per_second, figures.gpu_text_rows_per_second),
@@ -305,7 +307,7 @@ def about_gpus(setup: Setup, work: Work, figures: Figures) -> str:
 
 
 def about_two_kinds(cpu: Setup, gpu: Setup, work: Work, figures: Figures) -> str:
-    """A GPU only for what needs one."""
+    """Cost with a GPU node only for the stages that need one."""
     on_cpu, on_gpu = stages(cpu, work, figures)[:3], stages(gpu, work, figures)[3:]
     both = usd(cpu, total_hours(on_cpu)) + usd(gpu, total_hours(on_gpu))
     return (
@@ -315,8 +317,8 @@ def about_two_kinds(cpu: Setup, gpu: Setup, work: Work, figures: Figures) -> str
 
 
 def about_machines(kinds: list[Setup], work: Work, figures: Figures) -> str:
-    """How many of each are worth having, beside one and twice as many."""
-    lines = [row("kind", "one", "worth having", "twice as many"), "|---|---:|---:|---:|"]
+    """A Markdown table: one machine, the worthwhile number, and twice that."""
+    lines = [row("kind", "one", "worthwhile", "twice as many"), "|---|---:|---:|---:|"]
     for kind in kinds:
         enough = worthwhile_machines(kind, work, figures)
         held = [replace(kind, machines=machines) for machines in (1, enough, 2 * enough)]
@@ -326,7 +328,7 @@ def about_machines(kinds: list[Setup], work: Work, figures: Figures) -> str:
 
 
 def worthwhile_machines(kind: Setup, work: Work, figures: Figures) -> int:
-    """The smallest number to which one more adds too little."""
+    """The number of machines beyond which one more saves too little."""
     machines = 1
     while True:
         now, then = (
@@ -338,12 +340,12 @@ def worthwhile_machines(kind: Setup, work: Work, figures: Figures) -> int:
 
 
 def told(setup: Setup, held_hours: float) -> str:
-    """Hours and dollars; a thousandth of an hour is shown where there is no tenth."""
+    """Hours and dollars, as text; below a tenth of an hour with three decimals."""
     return f"{held_hours:.{2 if held_hours >= 0.1 else 3}f} h, ${usd(setup, held_hours):,.2f}"
 
 
 def row(*cells: str) -> str:
-    """A line of a Markdown table."""
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 

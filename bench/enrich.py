@@ -1,9 +1,9 @@
-"""Whether enrichment keeps to its limit, its cache, what a killed run wrote, and a row for each title whatever happens.
+"""Enrichment's rate limit, cache, resume after kills, and row statuses under faults.
 
 python bench/enrich.py [rate] [warm] [kill] [faults] [--quick]
 
-Prints a line for each figure, with its limit and their ratio; exits with 1 when one is beyond it. `--quick` takes
-smaller sizes: enough to see that the parts work, too little to believe the rates.
+Prints each figure with its limit and their ratio; exits with 1 if one misses its limit. `--quick` uses smaller sizes:
+enough to see that the parts work, too small for reliable rates.
 """
 
 import argparse
@@ -35,8 +35,9 @@ from mmgenre.enrich.providers import TmdbConfig
 from mmgenre.sandbox.catalogue import SandboxConfig, generate
 from mmgenre.sandbox.faults import Fault, FaultsConfig
 from mmgenre.sandbox.image_faults import ImageFaultsConfig
-from mmgenre.sandbox.responses import Movie, load_movies
+from mmgenre.sandbox.responses import ServedMovie, load_movies
 from mmgenre.tables.manifest import Recipe
+from mmgenre.tables.output import Output
 from mmgenre.tables.schema import CATALOG, ENRICHED, POSTERS
 from mmgenre.tables.table import Table, TableWriter
 
@@ -48,11 +49,11 @@ KILL_RATE = 200
 ATTEMPTS = 3
 FAULTS = FaultsConfig(rate=0.3, permanent=0.02, attempts=9, kinds=get_args(Fault), hang_s=30, seed=1)
 IMAGE_FAULTS = ImageFaultsConfig(rate=0.2, permanent=0.02, attempts=9, seed=2)
-# What becomes of a poster: at once, or when its last attempt ends so.
+# The status of a poster after each fault: final at once, or after the last attempt.
 FINAL: dict[str | None, str] = {
     **dict.fromkeys(("cmyk", "palette_png", "alpha_png", "deep_png", "webp", "animated", "redirect_home", None), "ok"),
     **{"placeholder": "placeholder", "huge_png": "too_large", "endless": "too_large"},
-    **{"redirect_loopback": "forbidden", "redirect_elsewhere": "forbidden"},
+    **{"redirect_loopback": "forbidden_target", "redirect_elsewhere": "forbidden_target"},
 }
 PASSING: dict[str | None, str] = {
     **dict.fromkeys(("server_error", "truncated", "drip"), "unreachable"),
@@ -61,7 +62,7 @@ PASSING: dict[str | None, str] = {
 
 
 class Figure(NamedTuple):
-    """A number that was measured, and its limit where something is claimed of it."""
+    """A measured number, and its limit where the project claims one."""
 
     what: str
     found: float
@@ -81,24 +82,24 @@ class Figure(NamedTuple):
 
 
 def main() -> None:
-    """Measure, print a table, check."""
-    # Few titles would only say how long Python takes to start, or be on disk before a kill comes.
+    """Measure, print a table, check the limits."""
+    # With few titles the figures would measure Python's start, and a kill would come too late.
     parts = {"rate": (rate, 35, 15), "warm": (warm, 200_000, 200_000), "kill": (kill, 3000, 3000)}
     parts["faults"] = (faults, 2000, 600)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(parts)}; without any: all")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"one of {', '.join(parts)}; default: all")
     parser.add_argument("--quick", action="store_true", help="smaller sizes")
     options = parser.parse_args()
     if not parts.keys() >= set(options.parts):
         parser.error(f"parts are {', '.join(parts)}")
-    # What was started would go on without its starter: it is in sessions of its own.
+    # Started processes have sessions of their own and would outlive this one.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         del os.environ[name]
     print(f"{'':<60} {'found':>9} {'limit':>11} {'ratio':>5}")
     holds = True
     for measure, *sizes in [parts[name] for name in options.parts or parts]:
-        # Ray's sockets will be in this folder, and their paths may not be long.
+        # Ray's sockets are in this folder, and their paths must be short.
         with tempfile.TemporaryDirectory(prefix="mmgenre-", ignore_cleanup_errors=True) as folder:
             os.environ |= {"TMDB_TOKEN": TOKEN, "RAY_TMPDIR": folder}
             for figure in measure(Path(folder), sizes[options.quick]):
@@ -108,7 +109,7 @@ def main() -> None:
 
 
 def rate(folder: Path, num_seconds: int) -> Iterator[Figure]:
-    """Titles asked for at the limit of server and job: by one actor, by several, by two jobs of one Ray cluster."""
+    """Requests at the rate limit: by one actor, by several, and by two jobs of one Ray cluster."""
     for limit in (40, 200):
         titles = unknown_ids(limit * num_seconds)
         yield from paced(folder, f"{limit} a second, 1 actor", limit, [titles])
@@ -118,7 +119,7 @@ def rate(folder: Path, num_seconds: int) -> Iterator[Figure]:
 
 
 def paced(folder: Path, name: str, limit: int, jobs: list[list[str]], actors: int = 1) -> Iterator[Figure]:
-    """What the server sees of jobs that run at once, each with titles of its own."""
+    """The server's statistics of concurrent jobs, each with its own titles."""
     catalogs = [write_catalog(folder / name / str(place), titles) for place, titles in enumerate(jobs)]
     with serving(folder, requests_per_second=limit, latency_s=0.1) as url:
         complete(*[enriching(url, catalog, requests_per_second=limit, actors=actors) for catalog in catalogs])
@@ -132,7 +133,7 @@ def paced(folder: Path, name: str, limit: int, jobs: list[list[str]], actors: in
 
 
 def warm(folder: Path, num_titles: int) -> Iterator[Figure]:
-    """The command that would have made a complete table."""
+    """A run whose titles are all in the table already."""
     titles = unknown_ids(num_titles)
     catalog = write_catalog(folder, titles)
     settings = {"provider": TmdbConfig().to_settings(without=("base_url", "image_url"))}
@@ -148,7 +149,7 @@ def warm(folder: Path, num_titles: int) -> Iterator[Figure]:
 
 
 def kill(folder: Path, num_titles: int) -> Iterator[Figure]:
-    """Runs whose driver is killed, and the same command at once; the first run is left in peace."""
+    """Runs whose driver is killed and then resumed, compared with an undisturbed run."""
     movies = make_movies(folder, num_titles)
     titles = [*movies, *unknown_ids(num_titles - len(movies))]
     undisturbed: Counter[str] = Counter()
@@ -163,12 +164,12 @@ def kill(folder: Path, num_titles: int) -> Iterator[Figure]:
         undisturbed = undisturbed or rows
         differing = num_other(rows, undisturbed) + abs(rows.total() - num_titles)
         name = f"killed with {killed_at:,} rows written" if percent else "undisturbed"
-        yield Figure(f"{name}: asked for again", repeated, HttpConfig().in_flight + KILL_RATE if percent else 0)
-        yield Figure(f"{name}: rows lacking, twice or different", differing, 0)
+        yield Figure(f"{name}: requested again", repeated, HttpConfig().in_flight + KILL_RATE if percent else 0)
+        yield Figure(f"{name}: rows missing, duplicated or different", differing, 0)
 
 
 def run_and_kill(url: str, catalog: Path, num_rows: int) -> tuple[int, list[psutil.Process]]:
-    """Kill a driver when so many rows are on disk; returns how many, and the processes that outlive it for a while."""
+    """Kill a driver once num_rows rows are on disk; return the rows on disk and the orphaned processes."""
     with enriching(url, catalog, requests_per_second=KILL_RATE) as job:
         while rows_on_disk(catalog) < num_rows and job.process.poll() is None:
             time.sleep(0.02)
@@ -178,7 +179,7 @@ def run_and_kill(url: str, catalog: Path, num_rows: int) -> tuple[int, list[psut
 
 
 def faults(folder: Path, num_titles: int) -> Iterator[Figure]:
-    """Everything that can go wrong: what becomes of each row, of the memory, of the key."""
+    """Row statuses, memory and secrecy of the key under every fault."""
     movies = make_movies(folder, num_titles)
     titles = [*movies, *unknown_ids(num_titles - len(movies))]
     catalog = write_catalog(folder, titles)
@@ -189,17 +190,17 @@ def faults(folder: Path, num_titles: int) -> Iterator[Figure]:
     settings |= {"allow_private": True, "placeholder_titles": 2}
     with serving(folder, faults=FAULTS.to_settings(), image_faults=IMAGE_FAULTS.to_settings()) as url:
         with enriching(url, catalog, requests_per_second=1000, http=http) as job:
-            yield Figure("faults: peak MB of an enriching actor", peak_mb(job), 1000)
+            yield Figure("faults: peak MB of an enrichment actor", peak_mb(job), 1000)
         with running("posters", folder, settings | {"allowed_hosts": [url.removeprefix("http://")]}) as job:
-            yield Figure("faults: peak MB of a posters actor", peak_mb(job), 1000)
+            yield Figure("faults: peak MB of a poster actor", peak_mb(job), 1000)
         seen = stats(url)
     for table, schema, statuses in (("enriched", ENRICHED, wanted), ("posters", POSTERS, posters)):
         found = Table(str(folder / table), schema).read(["imdb_id", "status"]).to_pylist()
         wrong = num_other(Counter((row["imdb_id"], row["status"]) for row in found), Counter(statuses.items()))
-        yield Figure(f"faults: {table}: rows not as drawn", wrong, 0)
+        yield Figure(f"faults: {table}: rows with another status than drawn", wrong, 0)
     kinds = len(FAULTS.kinds) + len(IMAGE_FAULTS.kinds)
     happened = len(seen["faults"]) + len(seen["image_faults"])
-    yield Figure("faults: kinds that happened", happened, kinds, at_least=True)
+    yield Figure("faults: kinds that occurred", happened, kinds, at_least=True)
     astray = seen["keys_at_image_host"] + seen["requests"].get("secret", 0)
     yield Figure("faults: keys and requests at the wrong host", astray, 0)
     files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
@@ -207,15 +208,15 @@ def faults(folder: Path, num_titles: int) -> Iterator[Figure]:
 
 
 def expected_status(title: str, is_known: bool) -> str:
-    """What the faults of a title leave of it; text that no file can hold is still an answer."""
+    """The status of a title after its faults; text that cannot be stored is still an answer."""
     draws = [FAULTS.draw(f"find {title}", attempt) for attempt in range(1, ATTEMPTS + 1)]
     if None not in draws and "bad_text" not in draws:
         return "unreachable"
     return "ok" if is_known else "not_found"
 
 
-def expected_poster(movie: Movie) -> str:
-    """What the faults of a movie's poster leave of it."""
+def expected_poster(movie: ServedMovie) -> str:
+    """The status of a movie's poster after its faults."""
     if movie.poster is None:
         return "no_poster"
     draws = [IMAGE_FAULTS.draw(f"image {movie.poster}", attempt) for attempt in range(1, ATTEMPTS + 1)]
@@ -223,64 +224,64 @@ def expected_poster(movie: Movie) -> str:
 
 
 def num_other(rows: Counter[Any], wanted: Counter[Any]) -> int:
-    """Rows that should be and are not, and the other way round."""
+    """Rows that are missing plus rows that are unexpected."""
     return (wanted - rows).total() + (rows - wanted).total()
 
 
-def make_movies(folder: Path, count: int) -> dict[str, Movie]:
-    """The movies that a server of the folder knows, by id."""
+def make_movies(folder: Path, count: int) -> dict[str, ServedMovie]:
+    """Generate the server's movies in the folder; return them by id."""
     generate(SandboxConfig(movies=count, other_titles=0), str(folder / "served"))
     return {movie.imdb_id: movie for movie in load_movies(str(folder / "served"))}
 
 
 def unknown_ids(count: int) -> list[str]:
-    """Ids of which the server knows nothing, which is an answer too."""
+    """Ids that the server does not know: it answers that they do not exist."""
     return [f"tt{5_000_000 + place:07d}" for place in range(count)]
 
 
 def write_catalog(folder: Path, titles: list[str]) -> Path:
-    """A CATALOG table in a folder, where its enrichment will be too."""
+    """Write a CATALOG table into a folder; its enrichment goes beside it."""
     recipe = Recipe(job="catalog", settings={}, inputs={})
     rows = [{"imdb_id": title, "title": title, "genres": ["Drama"]} for title in titles]
     return write_table(folder / "catalog", CATALOG, recipe, rows)
 
 
 def write_table(directory: Path, schema: pa.Schema, recipe: Recipe, rows: list[dict[str, Any]]) -> Path:
-    """A complete table."""
-    writer = TableWriter(str(directory), schema, recipe)
-    writer.begin()
-    for start in range(0, len(rows), 50_000):
-        writer.write(pa.Table.from_pylist(rows[start : start + 50_000], schema))
-    writer.finish(rows_in=len(rows))
+    """Write a complete table."""
+    with Output(str(directory), recipe) as output:
+        writer = TableWriter(output, schema)
+        for start in range(0, len(rows), 50_000):
+            writer.write(pa.Table.from_pylist(rows[start : start + 50_000], schema))
+        writer.finish(rows_in=len(rows))
     return directory
 
 
 def rows_on_disk(catalog: Path) -> int:
-    """Rows of the enrichment that are written."""
+    """Rows of the enrichment written so far."""
     with suppress(FileNotFoundError):
         return sum(pq.read_metadata(part).num_rows for part in catalog.parent.glob("enriched/part-*.parquet"))
     return 0
 
 
 def content(catalog: Path) -> Counter[str]:
-    """Rows of the enrichment, without when and from which port they came."""
+    """Rows of the enrichment, without their times and the server's port."""
     rows = Table(str(catalog.parent / "enriched"), ENRICHED).read().to_pylist()
     return Counter(re.sub(r"(127\.0\.0\.1):\d+", r"\1", repr(row | {"fetched_at": None})) for row in rows)
 
 
 class Job(NamedTuple):
-    """A process, and the file with what it prints."""
+    """A process and its log file."""
 
     process: psutil.Popen
     log: Path
 
     def finish(self) -> None:
-        """Wait for its end, which must be a good one."""
+        """Wait for the process; exit if it failed."""
         if self.process.wait(LONGEST_S):
             sys.exit(f"{self.log.read_text()}\n{' '.join(self.process.args)}: exit code {self.process.returncode}")
 
     def wait_for(self, pattern: str) -> str:
-        """The group of a pattern, as soon as it is printed."""
+        """Wait until the log matches a pattern; return its first group."""
         while not (found := re.search(pattern, self.log.read_text())):
             if self.process.poll() is not None:
                 sys.exit(f"{self.log.read_text()}\n{' '.join(self.process.args)}: ended")
@@ -289,21 +290,21 @@ class Job(NamedTuple):
 
 
 def complete(*jobs: AbstractContextManager[Job]) -> None:
-    """Run jobs at once, to a good end."""
+    """Run jobs concurrently; exit if one fails."""
     with ExitStack() as stack:
         for job in [stack.enter_context(job) for job in jobs]:
             job.finish()
 
 
 def enriching(url: str, catalog: Path, **settings: Any) -> AbstractContextManager[Job]:
-    """An enrichment by a server, beside the catalogue."""
+    """Start an enrichment that writes beside its catalogue."""
     provider = {"kind": "tmdb", "base_url": url, "image_url": f"{url}/t/p/w342"}
     tables = {"catalog": catalog, "output": catalog.parent / "enriched"}
     return running("enrich", catalog.parent, tables | {"provider": provider} | settings)
 
 
 def running(name: str, folder: Path, settings: dict[str, Any]) -> AbstractContextManager[Job]:
-    """A job as a person would start it."""
+    """Start a job from the command line."""
     overrides = [f"{field}={json.dumps(value, default=str)}" for field, value in settings.items()]
     command = [sys.executable, f"{ROOT}/jobs/{name}.py", f"{ROOT}/configs/{name}/default.yaml", *overrides]
     return started(command, folder / f"{name}.log")
@@ -311,20 +312,20 @@ def running(name: str, folder: Path, settings: dict[str, Any]) -> AbstractContex
 
 @contextmanager
 def serving(folder: Path, **settings: Any) -> Iterator[str]:
-    """A sandbox without memories, in a process of its own, for the movies of a folder; the server's address."""
+    """Start a sandbox server for the movies of a folder in its own process; yield its URL."""
     with running("sandbox", folder, {"output": folder / "served", "port": 0} | settings) as job:
         yield job.wait_for(r"TMDB at (http://[\d.:]+)/3")
 
 
 def stats(url: str) -> dict[str, Any]:
-    """What a server has counted."""
+    """The server's counters."""
     with urllib.request.urlopen(f"{url}/_stats", timeout=60) as answer:  # noqa: S310 - our own
         return json.load(answer)
 
 
 @contextmanager
 def ray_cluster(folder: Path) -> Iterator[None]:
-    """A Ray cluster that jobs join, for as long as the block lasts."""
+    """A Ray cluster that jobs started in the block join."""
     with socket.create_server(("", 0)) as one, socket.create_server(("", 0)) as other:
         port, client_port = one.getsockname()[1], other.getsockname()[1]
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
@@ -338,7 +339,7 @@ def ray_cluster(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def started(command: list[str], log: Path) -> Iterator[Job]:
-    """A process, ended with all its descendants after the block."""
+    """Start a process; stop it and all its descendants after the block."""
     with log.open("w") as output:
         process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     try:
@@ -352,28 +353,28 @@ def started(command: list[str], log: Path) -> Iterator[Job]:
 
 
 def descendants(process: psutil.Process) -> list[psutil.Process]:
-    """Its children, theirs and so on; none once it has ended."""
+    """All descendants; empty once the process has ended."""
     with suppress(psutil.NoSuchProcess):
         return process.children(recursive=True)
     return []
 
 
 def end(processes: list[psutil.Process]) -> None:
-    """Kill those that are still there."""
+    """Kill the processes that still run."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
 def is_fetching(process: psutil.Process) -> bool:
-    """Whether it is an actor that sends requests."""
+    """Whether the process is an actor that sends requests."""
     with suppress(psutil.NoSuchProcess):
         return "MapWorker" in " ".join(process.cmdline())
     return False
 
 
 def peak_mb(job: Job) -> float:
-    """The most memory that one of a job's actors has held, after waiting for the job's end."""
+    """Wait for a job to end; return the peak memory of its largest actor."""
     seen = []
     while job.process.poll() is None:
         for actor in filter(is_fetching, descendants(job.process)):

@@ -1,9 +1,9 @@
-"""Posters a second on one core, beside img2dataset: the same images, from the same server, made equally small.
+"""Poster downloads per second on one core, compared with img2dataset: same images, same server, same size.
 
 python bench/posters.py [--images 4000] [--runs 3] [--work DIR] [--peer-venv DIR]
 
-The server has core 0, each downloader core 1 with all its processes. Exits with 1 when ours are fewer a second, when
-either leaves images out or makes them of another size, or when the two make different pictures.
+The server runs on core 0, each downloader with all its processes on core 1. Exits with 1 if mmgenre is slower, if
+either omits images or writes another size, or if the two write different pictures.
 """
 
 import argparse
@@ -33,15 +33,16 @@ from aiohttp import web
 from PIL import Image
 
 from mmgenre.labels import GENRES
-from mmgenre.posters.images import shrink
+from mmgenre.posters.images import reuse_memory, shrink
 from mmgenre.sandbox.posters import draw
 from mmgenre.tables.manifest import Recipe
+from mmgenre.tables.output import Output
 from mmgenre.tables.schema import ENRICHED, POSTERS
 from mmgenre.tables.table import Table, TableWriter
 
 ROOT = Path(__file__).parent.parent
 SERVER_CORE, CLIENT_CORE = 0, 1
-# A small drawing made larger has the soft edges of a photo, and takes as many bytes.
+# An upscaled small drawing has the soft edges and the byte size of a photo.
 DRAWN, SIZE, QUALITY = (171, 256), (342, 513), 87
 MAX_SIDE = 384
 THREADS = (16, 32, 64)
@@ -51,7 +52,7 @@ PEER_SETTINGS = (
     *(f"--image_size={MAX_SIDE}", "--resize_mode=keep_ratio_largest", "--resize_only_if_bigger=True"),
     *("--encode_format=jpg", "--encode_quality=90"),
 )
-# The peer asks the Internet for a newer version of a package; Ray's workers give way to all other programs.
+# img2dataset's dependency checks the Internet for updates; Ray's workers run at niceness 15 by default.
 ENVIRONMENT = {"NO_ALBUMENTATIONS_UPDATE": "1", "no_proxy": "127.0.0.1", "RAY_worker_niceness": "0"}
 COMPARED = 10
 MIN_PSNR_DB = 30
@@ -68,7 +69,7 @@ PEER = (
 
 
 class Run(NamedTuple):
-    """What one download took of the cores' time; `down` is from the first request to the end."""
+    """Time of one download; `down` is from the first request to the end."""
 
     images_per_s: float
     cpu_s: float
@@ -79,11 +80,11 @@ class Run(NamedTuple):
 
 
 def main() -> None:
-    """Measure, print a table, check."""
+    """Measure, print a table, check the limits."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=4000, help="posters of one run")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each downloader; their median counts")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "mmgenre-bench"), help="work space")
+    parser.add_argument("--images", type=int, default=4000, help="posters per run")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each downloader; the median is reported")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "mmgenre-bench"), help="work folder")
     parser.add_argument("--peer-venv", type=Path, default=ROOT / "runs/bench/img2dataset-venv", help="made if missing")
     options = parser.parse_args()
     peer = install(options.peer_venv.absolute())
@@ -98,7 +99,7 @@ def main() -> None:
 
 
 def install(venv: Path) -> Path:
-    """The program img2dataset, in a virtual environment of its own."""
+    """Install img2dataset in its own virtual environment; return the program."""
     program = venv / "bin/img2dataset"
     if not program.exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
@@ -107,7 +108,7 @@ def install(venv: Path) -> Path:
 
 
 def generate(work: Path, num_images: int) -> Path:
-    """A Parquet file of that many different JPEGs, made once."""
+    """A Parquet file with this many different JPEGs, cached between runs."""
     posters = work / f"posters-{num_images}.parquet"
     if not posters.exists():
         work.mkdir(parents=True, exist_ok=True)
@@ -118,7 +119,7 @@ def generate(work: Path, num_images: int) -> Path:
 
 
 def poster(number: int) -> bytes:
-    """One JPEG, the same for the same number."""
+    """One JPEG, deterministic in its number."""
     genres = (GENRES[number % 9], GENRES[number // 9 % 9])
     drawing = Image.open(io.BytesIO(draw(imdb_id(number), genres, DRAWN)))
     content = io.BytesIO()
@@ -127,26 +128,26 @@ def poster(number: int) -> bytes:
 
 
 def imdb_id(number: int) -> str:
-    """The id of the movie that has this poster."""
+    """The movie id of a poster."""
     return f"tt{number:07}"
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server; `marks` are the time of the first request since they were cleared, and how many there were."""
+    """A running server; `marks` holds the time of the first request and the number of requests since the last reset."""
 
     process: psutil.Process
     port: int
     marks: Any
 
     def address(self, number: int) -> str:
-        """Where a poster is."""
+        """URL of a poster."""
         return f"http://127.0.0.1:{self.port}/{number}.jpg"
 
 
 @contextlib.contextmanager
 def serving(posters: Path) -> Iterator[Server]:
-    """A server in a process of its own."""
+    """Start a server in its own process."""
     context = multiprocessing.get_context("spawn")
     marks = context.RawArray("d", 2)
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
@@ -162,7 +163,7 @@ def serving(posters: Path) -> Iterator[Server]:
 
 
 def serve(posters: Path, listener: socket.socket, marks: Any) -> None:
-    """Serve from memory until terminated; connections stay open, as those of image hosts do."""
+    """Serve from memory until terminated, with persistent connections like those of image hosts."""
     os.sched_setaffinity(0, {SERVER_CORE})
     images = pq.read_table(posters)["jpeg"].to_pylist()
 
@@ -177,13 +178,13 @@ def serve(posters: Path, listener: socket.socket, marks: Any) -> None:
 
 
 class Downloads:
-    """The two downloaders, and what they last downloaded, by number.
+    """The two downloaders and their latest outputs.
 
     Args:
         server: of the posters.
         peer: the program img2dataset.
         work: folder for inputs and outputs.
-        num_images: how many are downloaded.
+        num_images: posters per run.
     """
 
     def __init__(self, server: Server, peer: Path, work: Path, num_images: int):
@@ -201,18 +202,18 @@ class Downloads:
         return self._run([*job, *files, host, *OUR_SETTINGS], self._ours)
 
     def run_theirs(self, num_threads: int) -> Run:
-        """Download with one process, all as one shard: between shards it would wait for the last of each."""
+        """Download with one process and one shard: with several, it would wait for the last image of each."""
         files = [f"--url_list={self._addresses}", f"--output_folder={self._theirs}"]
         sizes = [f"--thread_count={num_threads}", f"--number_sample_per_shard={self.num_images}"]
         return self._run([self._peer, *files, *sizes, *PEER_SETTINGS], self._theirs)
 
     def ours(self) -> dict[int, bytes]:
-        """JPEGs."""
+        """JPEGs by number."""
         rows = Table(str(self._ours), POSTERS).read(["imdb_id", "image"]).to_pylist()
         return {int(row["imdb_id"].removeprefix("tt")): row["image"] for row in rows if row["image"]}
 
     def theirs(self) -> dict[int, bytes]:
-        """JPEGs."""
+        """JPEGs by number."""
         rows = [row for part in self._theirs.glob("*.parquet") for row in pq.read_table(part).to_pylist()]
         return {int(Path(row["url"]).stem): row["jpg"] for row in rows if row["jpg"]}
 
@@ -225,10 +226,10 @@ class Downloads:
         columns["poster_url"] = addresses
         columns["fetched_at"] = [0] * self.num_images
         shutil.rmtree(self._enriched, ignore_errors=True)
-        table = TableWriter(str(self._enriched), ENRICHED, Recipe(job="bench", settings={}, inputs={}))
-        table.begin()
-        table.write(pa.table(columns))
-        table.finish(rows_in=self.num_images)
+        with Output(str(self._enriched), Recipe(job="bench", settings={}, inputs={})) as output:
+            table = TableWriter(output, ENRICHED)
+            table.write(pa.table(columns))
+            table.finish(rows_in=self.num_images)
 
     def _run(self, command: Sequence[object], output: Path) -> Run:
         shutil.rmtree(output, ignore_errors=True)
@@ -236,7 +237,7 @@ class Downloads:
 
 
 def measure(command: list[str], server: Server, num_images: int, log: Path) -> Run:
-    """Run a command on the clients' core to its end, looking at its processes ten times a second."""
+    """Run a command on the client core and sample its processes ten times per second."""
     environment = os.environ | ENVIRONMENT
     environment.pop("RAY_ADDRESS", None)
     server.marks[:] = (0, 0)
@@ -263,14 +264,14 @@ def measure(command: list[str], server: Server, num_images: int, log: Path) -> R
 
 
 class Family:
-    """A process and all that descend from it, those that outlive their parents included."""
+    """A process and all its descendants, including those that outlive their parents."""
 
     def __init__(self, pid: int):
         self._ancestor = psutil.Process(pid)
         self._cpu_seconds = {self._ancestor: 0.0}
 
     def cpu_seconds(self) -> dict[psutil.Process, float]:
-        """Of each that was ever seen, as of the last time that it was."""
+        """CPU seconds of each process ever seen, as of its last sample."""
         with contextlib.suppress(psutil.NoSuchProcess):
             self._cpu_seconds = dict.fromkeys(self._ancestor.children(recursive=True), 0.0) | self._cpu_seconds
         for process in self._cpu_seconds:
@@ -279,20 +280,20 @@ class Family:
         return dict(self._cpu_seconds)
 
     def outlive(self) -> None:
-        """Wait for those that are still there, lest they slow down the next run."""
+        """Wait until all processes have ended, so that none slows down the next run."""
         while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in self._cpu_seconds):
             self.cpu_seconds()
             time.sleep(0.1)
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """So far, without its children's."""
+    """CPU seconds of a process, without its children."""
     times = process.cpu_times()
     return times.user + times.system
 
 
 def compare(downloads: Downloads, num_runs: int) -> dict[str, Run]:
-    """Print and return the medians of alternating runs, img2dataset's with the number of threads that suits it."""
+    """Print and return the medians of alternating runs; img2dataset uses its best number of threads."""
     tried = {num_threads: downloads.run_theirs(num_threads).images_per_s for num_threads in THREADS}
     print(
         "img2dataset, images/s: " + ", ".join(f"{rate:.0f} with {threads} threads" for threads, rate in tried.items())
@@ -316,33 +317,34 @@ def compare(downloads: Downloads, num_runs: int) -> dict[str, Run]:
             ours.cpu_s_down_of_busiest_process * per_1000,
             theirs.cpu_s_down_of_busiest_process * per_1000,
         ),
-        ("seconds in all, start included", ours.wall_s, theirs.wall_s),
+        ("total seconds, including start", ours.wall_s, theirs.wall_s),
         ("server's share of its core", ours.server_share, theirs.server_share),
     ):
         print(f"{name:<36} {mine:>8.2f} {its:>8.2f} {mine / its:>6.2f}")
     if max(ours.server_share, theirs.server_share) > BUSY:
-        print("the server is the bottleneck: the downloaders are faster than this shows")
+        print("the server is the bottleneck: the downloaders are faster than these figures")
     return medians
 
 
 def print_costs(images: list[bytes], ours: Run) -> None:
-    """Where our time goes: shrinking, which is the most that one core can do, and the rest."""
+    """Print how mmgenre's time divides into resizing, which bounds one core, and the rest."""
     os.sched_setaffinity(0, {CLIENT_CORE})
+    reuse_memory()
     began = time.process_time()
     for image in images[:1000]:
         shrink(image, MAX_SIDE, max_pixels=25_000_000)
     alone = (time.process_time() - began) / len(images[:1000])
     actor, all_of_it = ours.cpu_s_down_of_busiest_process / len(images), ours.cpu_s_down / len(images)
     print(
-        f"shrinking alone: {1 / alone:.0f} images/s\n"
-        f"ours, CPU ms an image: shrinking {alone * 1000:.2f}, the actor's network, threads and files "
+        f"resizing alone: {1 / alone:.0f} images/s\n"
+        f"mmgenre, CPU ms per image: resizing {alone * 1000:.2f}, the actor's network, threads and files "
         f"{(actor - alone) * 1000:.2f}, driver and Ray {(all_of_it - actor) * 1000:.2f}; "
-        f"before the first request {ours.cpu_s - ours.cpu_s_down:.1f} s CPU in all"
+        f"before the first request {ours.cpu_s - ours.cpu_s_down:.1f} s of CPU in total"
     )
 
 
 def are_same(ours: dict[int, bytes], theirs: dict[int, bytes], num_images: int) -> bool:
-    """Print, and return, whether all images are there, of the right size, and much the same."""
+    """Print and return whether both wrote all images, in the right size, with the same content."""
     wanted = set(range(num_images))
     sizes = {max(Image.open(io.BytesIO(jpeg)).size) for found in (ours, theirs) for jpeg in found.values()}
     if set(ours) != wanted or set(theirs) != wanted or sizes != {MAX_SIDE}:
@@ -351,14 +353,14 @@ def are_same(ours: dict[int, bytes], theirs: dict[int, bytes], num_images: int) 
     found = [psnr(ours[number], theirs[number]) for number in range(0, num_images, -(-num_images // COMPARED))]
     kilobytes = [sum(map(len, images.values())) / num_images / 1000 for images in (ours, theirs)]
     print(
-        f"all there, longest side {MAX_SIDE} px, {kilobytes[0]:.1f} and {kilobytes[1]:.1f} kB each; PSNR between the "
-        f"two in {len(found)} images: {min(found):.1f} to {max(found):.1f} dB (at least {MIN_PSNR_DB})"
+        f"all images present, longest side {MAX_SIDE} px, {kilobytes[0]:.1f} and {kilobytes[1]:.1f} kB each; PSNR of "
+        f"the two in {len(found)} images: {min(found):.1f} to {max(found):.1f} dB (at least {MIN_PSNR_DB})"
     )
     return min(found) >= MIN_PSNR_DB
 
 
 def psnr(one: bytes, other: bytes) -> float:
-    """Peak signal-to-noise ratio of two JPEGs of one size, in decibels."""
+    """Peak signal-to-noise ratio of two JPEGs of equal size, in decibels."""
     first, second = (np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"), float) for jpeg in (one, other))
     return 10 * math.log10(255**2 / max(np.mean((first - second) ** 2), 1e-9))
 

@@ -1,4 +1,4 @@
-"""A smaller MOVIES table, so that a benchmark of training takes minutes."""
+"""A sample of a MOVIES table, so that a training benchmark takes minutes."""
 
 from pathlib import Path
 
@@ -7,18 +7,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmgenre.tables.manifest import Recipe
+from mmgenre.tables.output import Output
 from mmgenre.tables.schema import MOVIES
 from mmgenre.tables.table import Table, TableWriter
 
 
 def sample(movies: str, output: Path, sizes: dict[str, int], column: str) -> str:
-    """Write so many random movies of each split that have the column; returns the folder."""
-    writer = TableWriter(str(output), MOVIES, Recipe(job="sample", settings=dict(sizes), inputs={}))
-    if writer.begin(overwrite=True) is None:
+    """Write `sizes[split]` random movies per split for which the column is not null; return the folder."""
+    recipe = Recipe(job="sample", settings=dict(sizes), inputs={})
+    table = Output(str(output), recipe, overwrite=True)
+    if table.finished is None:
         parts = [_some(movies, split, size, column) for split, size in sizes.items()]
-        for part in parts:
-            writer.write(part)
-        writer.finish(rows_in=sum(map(len, parts)))
+        with table:
+            writer = TableWriter(table, MOVIES)
+            for part in parts:
+                writer.write(part)
+            writer.finish(rows_in=sum(map(len, parts)))
     return str(output)
 
 

@@ -1,11 +1,11 @@
-"""What a search costs: beside the same trainings by hand, and with ASHA beside without.
+"""Overhead of a search over the same trainings in a plain loop, and the epochs that ASHA saves.
 
 python bench/search.py MOVIES [--rows 2000] [--trials 8] [--points 27] [--epochs 9] [--work DIR]
 
-The trainings by hand are run one after the other in one process that has imported everything: read, encode, train,
-validate. The search runs its trials one after the other, too; its time is counted from Ray's start on, to the written
-account. Exits with 1 when the search takes more than 1.25 times as long, when ASHA takes more than half of the epochs
-of the same search without it, or when what it finds scores less by more than 0.01.
+The plain loop runs the trainings in sequence in one process with everything imported: read, tokenize, train, validate.
+The search runs its trials in sequence too; its time includes Ray's start and the written summary. Exits with 1 if the
+search takes more than 1.25 times as long, if ASHA needs more than half of the epochs of the same search without it, or
+if its best score is lower by more than 0.01.
 """
 
 import argparse
@@ -20,14 +20,13 @@ import torch
 import yaml
 from samples import sample
 
-from mmgenre import ray_session as cluster
+from mmgenre import ray_session
 from mmgenre.search.config import TuneConfig, preset_of
-from mmgenre.search.data_cache import Subject
 from mmgenre.search.job import tune
 from mmgenre.search.space import training
 from mmgenre.tables.manifest import Manifest
-from mmgenre.training.setup import fit_config
-from mmgenre.training.trainer import Fit, Team
+from mmgenre.training.setup import TrainingSetup
+from mmgenre.training.trainer import ProcessGroup, Trainer
 
 PRESET = {
     "model": {"family": "bilstm", "hidden": 64, "max_length": 64, "title": True},
@@ -44,25 +43,25 @@ MAX_RATIO, MAX_SHARE, MAX_LOSS = 1.25, 0.5, 0.01
 
 
 def main() -> None:
-    """Measure, print, check."""
+    """Measure, print the figures, check the limits."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("movies", help="MOVIES folder")
-    parser.add_argument("--rows", type=int, default=2000, help="movies to train on; a third as many to validate with")
-    parser.add_argument("--trials", type=int, default=8, help="of the comparison with trainings by hand")
-    parser.add_argument("--points", type=int, default=27, help="of the comparison with and without ASHA")
+    parser.add_argument("--rows", type=int, default=2000, help="training movies; one third as many to validate")
+    parser.add_argument("--trials", type=int, default=8, help="trials of the comparison with a plain loop")
+    parser.add_argument("--points", type=int, default=27, help="points of the comparison with and without ASHA")
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "mmgenre-bench-search"))
     options = parser.parse_args()
     sizes = {"train": options.rows, "val": options.rows // 3}
     movies = sample(options.movies, options.work / "movies", sizes, "plot")
-    cluster.connect()
+    ray_session.connect()
     fast = overhead(movies, options)
     early = asha(movies, options)
     sys.exit(0 if fast and early else 1)
 
 
 def overhead(movies: str, options: argparse.Namespace) -> bool:
-    """Trials one after the other, beside the same trainings in a plain loop."""
+    """Trials in sequence, compared with the same trainings in a plain loop."""
     config = search(movies, options, "sequence", options.trials, {"max_concurrent": 1, "fixed": {"epochs": 3}})
     began = time.perf_counter()
     tune(config)
@@ -75,19 +74,20 @@ def overhead(movies: str, options: argparse.Namespace) -> bool:
         train_by_hand(config, record["point"])
     by_hand = time.perf_counter() - began
     ratio = searched / by_hand
-    print(f"{len(records)} trials one after the other: {searched:.1f} s, {in_epochs:.1f} s of them in epochs")
-    print(f"the same trainings by hand: {by_hand:.1f} s; ratio {ratio:.2f}")
+    print(f"{len(records)} trials in sequence: {searched:.1f} s, {in_epochs:.1f} s of them in epochs")
+    print(f"the same trainings in a plain loop: {by_hand:.1f} s; ratio {ratio:.2f}")
     return ratio <= MAX_RATIO
 
 
 def train_by_hand(config: TuneConfig, point: dict) -> None:
-    """One training, as a short script on the same modules would do it."""
-    subject = Subject(training(preset_of(config), point, "bench"))
-    fit = Fit(fit_config(subject.config), subject.model, subject.splits(), Team(torch.device("cpu")))
-    while fit.wants_another_epoch():
-        logits = fit.run_epoch()
+    """One training, as a short script using the same modules would run it."""
+    setup = TrainingSetup(training(preset_of(config), point, "bench"))
+    group = ProcessGroup(torch.device("cpu"))
+    trainer = Trainer(setup.config.fit_config, setup.model, setup.splits(), group)
+    while not trainer.is_finished:
+        logits = trainer.run_epoch()
         with tempfile.TemporaryDirectory() as temporary:
-            fit.save(Path(temporary), logits)
+            trainer.save(Path(temporary), logits)
 
 
 def asha(movies: str, options: argparse.Namespace) -> bool:
@@ -106,18 +106,18 @@ def asha(movies: str, options: argparse.Namespace) -> bool:
 
 
 def search(movies: str, options: argparse.Namespace, name: str, trials: int, changes: dict) -> TuneConfig:
-    """A search of its own."""
+    """Config of a search with a fresh output folder."""
     preset = options.work / "preset.yaml"
     preset.write_text(yaml.safe_dump(PRESET))
     output = str(options.work / name)
-    # A finished one would be found, and cost nothing.
+    # A finished search would be found complete and cost nothing.
     shutil.rmtree(output, ignore_errors=True)
     fields = {"dataset": movies, "output": output, "preset": str(preset), "space": SPACE, "trials": trials}
     return TuneConfig.parse(fields | changes | {"seed": 1}, "bench")
 
 
 def epochs(manifest: Manifest) -> int:
-    """That a search took."""
+    """Epochs that a search ran, over all trials."""
     return manifest.notes["epochs"]
 
 

@@ -1,11 +1,10 @@
-"""The service under load: latency, requests a second, wrong answers; exits with 1 where there are any.
+"""The service under load: latency, throughput and wrong answers; exits with 1 if an answer is wrong.
 
 python bench/serving.py [CHECKPOINT] [--plots PLOTS] [--seconds 30]
 
-Clients ask one movie after the other, each as soon as it has an answer, from a process of their own; every answer is
-compared with what jobs/tag.py said of that movie. CHECKPOINT is a model that reads plots; without it, one of
-configs/train/tiny.yaml's shape and random weights is made. PLOTS is a Parquet file with `plot`; without it they are
-generated.
+Each client sends its next movie as soon as it has an answer. The bench compares every answer with the output of
+jobs/tag.py for that movie. CHECKPOINT is a model that reads plots; by default, a model of configs/train/tiny.yaml's
+shape with random weights. PLOTS is a Parquet file with a column `plot`; by default, plots are generated.
 """
 
 import argparse
@@ -42,13 +41,13 @@ from mmgenre.tables.table import Table
 ROOT = Path(__file__).parent.parent
 CLIENTS, PAST_SATURATION = (1, 8, 64), 256
 MOVIES, TOLERANCE = 1000, 1e-5
-# What a client that was turned away waits; less than Retry-After asks for, so that the pressure stays.
+# Wait of a refused client; shorter than Retry-After, so that the load stays high.
 PAUSE_S = 0.05
 
 
 @dataclass(frozen=True)
 class Question:
-    """Plots, and what the batch job says of them: probabilities, shape (N, 9)."""
+    """Plots, and the batch job's probabilities for them, shape (N, 9)."""
 
     plots: list[str]
     truth: np.ndarray
@@ -56,7 +55,7 @@ class Question:
 
 @dataclass
 class Load:
-    """What some clients saw."""
+    """The answers that a number of clients received."""
 
     seconds: float
     latencies: list[float] = field(default_factory=list)
@@ -65,20 +64,20 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Answers per second."""
         return len(self.latencies) / self.seconds
 
     def percentile(self, share: float) -> float:
-        """Of the latencies of answers, in ms."""
+        """Percentile of the latencies, in ms."""
         return float(np.percentile(self.latencies, share)) * 1000 if self.latencies else float("nan")
 
 
 def main() -> None:
-    """Run all of it."""
+    """Measure, print the figures, check the answers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", nargs="?")
-    parser.add_argument("--plots", help="a Parquet file with `plot`")
-    parser.add_argument("--seconds", type=float, default=30, help="of each number of clients")
+    parser.add_argument("--plots", help="a Parquet file with a column `plot`")
+    parser.add_argument("--seconds", type=float, default=30, help="duration for each number of clients")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         plots = read_plots(options.plots or generated_plots(folder))
@@ -92,25 +91,25 @@ def main() -> None:
             good &= set(past.statuses) == {200, 503}
         with served(directory, "max_batch=1") as url:
             alone = measure(url, question, CLIENTS[-1], options.seconds, "one at a time")
-    print(f"batches over one at a time, {CLIENTS[-1]} clients: {loads[CLIENTS[-1]].rate / alone.rate:.2f} times")
+    print(f"batching against one at a time, {CLIENTS[-1]} clients: {loads[CLIENTS[-1]].rate / alone.rate:.2f} times")
     good &= not any(load.wrong for load in (*loads.values(), past, alone))
     sys.exit(0 if good else 1)
 
 
 def generated_plots(folder: str) -> str:
-    """A file of them."""
+    """Generate movies; return the path of the Parquet file."""
     generate(SandboxConfig(movies=MOVIES, other_titles=10), folder)
     return f"{folder}/movies.parquet"
 
 
 def read_plots(path: str) -> list[str]:
-    """The first plots of a file."""
+    """The first distinct plots of a file."""
     texts = pq.read_table(path, columns=["plot"])["plot"].to_pylist()
     return list(dict.fromkeys(text for text in texts if text))[:MOVIES]
 
 
 def tiny(plots: list[str], directory: str) -> str:
-    """A checkpoint of the small model, untrained: it computes what a trained one does."""
+    """A checkpoint of the small model; untrained weights cost the same to compute."""
     settings = read_yaml(ROOT / "configs" / "train" / "tiny.yaml")["model"]
     config = TransformerConfig.model_validate(settings)
     torch.manual_seed(0)
@@ -121,7 +120,7 @@ def tiny(plots: list[str], directory: str) -> str:
 
 
 def expected(directory: str, plots: list[str], folder: str) -> np.ndarray:
-    """What jobs/tag.py says: probabilities, shape (N, 9)."""
+    """Probabilities from jobs/tag.py, shape (N, 9)."""
     ids = [f"m{number}" for number in range(len(plots))]
     untitled = pa.nulls(len(plots), pa.string())
     pq.write_table(pa.table({"imdb_id": ids, "plot": plots, "title": untitled}), f"{folder}/plots.parquet")
@@ -134,7 +133,7 @@ def expected(directory: str, plots: list[str], folder: str) -> np.ndarray:
 
 @contextmanager
 def served(directory: str, *overrides: str) -> Iterator[str]:
-    """The service as a process; its address."""
+    """Start the service as a process; yield its URL."""
     command = [sys.executable, "jobs/serve.py", "configs/serve/default.yaml", f"checkpoint={directory}", "port=0"]
     process = subprocess.Popen(
         [*command, "explain=false", *overrides], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -143,7 +142,7 @@ def served(directory: str, *overrides: str) -> Iterator[str]:
         line = process.stdout.readline() if process.stdout else ""
         found = re.search(r"http://\S+/", line)
         if found is None:
-            raise RuntimeError(f"no service: {line}")
+            raise RuntimeError(f"the service did not start: {line}")
         yield found[0]
     finally:
         process.send_signal(signal.SIGTERM)
@@ -151,11 +150,11 @@ def served(directory: str, *overrides: str) -> Iterator[str]:
 
 
 def measure(url: str, question: Question, clients: int, seconds: float, what: str = "batches") -> Load:
-    """Some clients for some seconds; prints a line."""
+    """Run clients for some seconds and print a line."""
     load = asyncio.run(ask(url, question, clients, seconds))
-    statuses = ", ".join(f"{count:,} times {status}" for status, count in sorted(load.statuses.items()))
+    statuses = ", ".join(f"{count:,} x {status}" for status, count in sorted(load.statuses.items()))
     print(
-        f"{what}, {clients} clients: {load.rate:.0f} answers a second, p50 {load.percentile(50):.1f} ms, "
+        f"{what}, {clients} clients: {load.rate:.0f} answers/s, p50 {load.percentile(50):.1f} ms, "
         f"p95 {load.percentile(95):.1f} ms; {statuses}; {load.wrong} wrong",
         flush=True,
     )
@@ -163,7 +162,7 @@ def measure(url: str, question: Question, clients: int, seconds: float, what: st
 
 
 async def ask(url: str, question: Question, clients: int, seconds: float) -> Load:
-    """Answers of the time after a second of warming up."""
+    """Answers after one second of warm-up."""
     load, turns = Load(seconds), itertools.count()
     begin = time.perf_counter() + 1
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -189,7 +188,7 @@ async def ask(url: str, question: Question, clients: int, seconds: float) -> Loa
 
 
 def is_wrong(content: bytes, truth: np.ndarray) -> bool:
-    """Whether an answer is not what the batch job says."""
+    """Whether an answer differs from the batch job's."""
     found = [one["probability"] for one in json.loads(content)["probabilities"]]
     return len(found) != len(truth) or bool(np.abs(np.array(found) - truth).max() > TOLERANCE)
 

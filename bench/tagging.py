@@ -1,12 +1,12 @@
-"""Bulk tagging beside its peers and its limits; each part prints ratios, and exits with 1 where one is missed.
+"""Bulk tagging compared with peers and physical limits; each part prints ratios and exits with 1 if one is missed.
 
 python bench/tagging.py text PLOTS TOKENIZER [--rows 12992] [--pipeline 1500]
 python bench/tagging.py scale [--rows 1000000]
 python bench/tagging.py resume [--rows 200000]
 python bench/tagging.py actors PLOTS TOKENIZER [--rows 3000]
 
-PLOTS is a Parquet file with `plot`, TOKENIZER a folder of BERT's tokenizer, which is also ELECTRA's. The model of
-`text` and `actors` has ELECTRA-Small's shape and random weights; that of `scale` and `resume` is a small TF-IDF.
+PLOTS is a Parquet file with a column `plot`; TOKENIZER is a folder with BERT's tokenizer, which ELECTRA shares. `text`
+and `actors` use a model of ELECTRA-Small's shape with random weights; `scale` and `resume` use a small TF-IDF model.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("plots", nargs="?")
     parser.add_argument("tokenizer", nargs="?")
     parser.add_argument("--rows", type=int)
-    parser.add_argument("--pipeline", type=int, default=1500, help="rows for the peer's loop")
+    parser.add_argument("--pipeline", type=int, default=1500, help="rows for the transformers pipeline")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "mmgenre-bench-tagging"))
     options = parser.parse_args()
     shutil.rmtree(options.work, ignore_errors=True)
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def text(options: argparse.Namespace) -> bool:
-    """ELECTRA-Small's shape: a pipeline loop, the model alone, and the job."""
+    """A model of ELECTRA-Small's shape: the transformers pipeline, the model alone, and the job."""
     model, directory = electra(options)
     ids, plots = some_plots(options.plots, options.rows or 12_992)
     movies = write_movies(options.work / "movies.parquet", ids, plots)
@@ -90,7 +90,7 @@ def text(options: argparse.Namespace) -> bool:
     print(f"the model alone, tokenized and sorted, bf16: {alone:.1f} rows/s, {len(plots):,} rows", flush=True)
     seconds, spent = tag(directory, movies, options.work / "tags", "precision=bf16")
     ours = len(plots) / seconds
-    print(f"mmgenre: {ours:.1f} rows/s from its start to its end; {told(spent)}")
+    print(f"mmgenre: {ours:.1f} rows/s from start to end; {told(spent)}")
     found = probabilities(options.work / "tags", ids[: len(chances)])
     agreement, steady = np.mean((found >= 0.5) == (chances >= 0.5)), len(plots) / spent["compute"]
     print(f"ratio to the pipeline {ours / peer:.2f}, units only {steady / peer:.2f}")
@@ -100,7 +100,7 @@ def text(options: argparse.Namespace) -> bool:
 
 
 def scale(options: argparse.Namespace) -> bool:
-    """Ten times the rows: seconds a row, and memory."""
+    """Time per row and memory at ten times the rows."""
     directory, many = tfidf(options.work), options.rows or 1_000_000
     times, peaks = [], []
     for rows in (many // 10, many):
@@ -118,7 +118,7 @@ def scale(options: argparse.Namespace) -> bool:
 
 
 def resume(options: argparse.Namespace) -> bool:
-    """The driver killed at 10, 50 and 90 %: rows computed and seconds, against an undisturbed run."""
+    """Driver killed at 10, 50 and 90 %: rows computed and seconds, compared with an undisturbed run."""
     directory, rows = tfidf(options.work), options.rows or 200_000
     movies = generated(options.work / "movies.parquet", rows)
     whole, spent = tag(directory, movies, options.work / "whole")
@@ -132,7 +132,7 @@ def resume(options: argparse.Namespace) -> bool:
         computed = sum(Table(str(output), PREDICTIONS).manifest.notes["computed_in"].values())
         exact, extra = digest(output) == undisturbed, (first + second - start) / whole
         print(
-            f"killed with {kept:,} rows on disk: {computed:,} computed after it; {first:.1f} + {second:.1f} s, less "
+            f"killed with {kept:,} rows on disk: {computed:,} computed afterwards; {first:.1f} + {second:.1f} s, less "
             f"one start {extra:.2f} of the undisturbed run; exact: {exact}",
             flush=True,
         )
@@ -141,12 +141,12 @@ def resume(options: argparse.Namespace) -> bool:
 
 
 def actors(options: argparse.Namespace) -> bool:
-    """One, two and four actors of one CPU each, against the cores that there are."""
+    """Scaling of one, two and four one-CPU actors over the available cores."""
     _, directory = electra(options)
     ids, plots = some_plots(options.plots, options.rows or 3_000)
     movies = write_movies(options.work / "movies.parquet", ids, plots)
     speeds = {}
-    # Four places even where there are fewer cores.
+    # Four slots even on fewer cores.
     ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     for number in (1, 2, 4):
@@ -158,13 +158,13 @@ def actors(options: argparse.Namespace) -> bool:
 
 
 def electra(options: argparse.Namespace) -> tuple[GenreModel, str]:
-    """Random weights, the same every time, as a model and as a checkpoint."""
+    """A model with fixed random weights, in memory and as a checkpoint."""
     torch.manual_seed(0)
     config = TransformerConfig(
         pretrained=None, tokenizer=options.tokenizer, max_length=512, architecture=ELECTRA_SMALL, dropout=0.0
     )
     model = config.build(Movies.of_plots([])).eval()
-    # Logits of random weights all lie beside 0: spread, they are as far from the threshold as a trained model's.
+    # Random weights give logits near 0; scale them to the distance from the threshold that a trained model has.
     model.head.weight.data *= 20
     directory = str(options.work / "electra")
     checkpoint.save(model, checkpoint.Card(model=config, thresholds=THRESHOLDS), directory)
@@ -172,7 +172,7 @@ def electra(options: argparse.Namespace) -> tuple[GenreModel, str]:
 
 
 def tfidf(work: Path) -> str:
-    """A model that costs little, so that the system is what is measured."""
+    """A cheap model, so that the figures measure the system."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, (500, len(GENRES))).astype(np.float32)
     config = TfidfConfig()
@@ -182,12 +182,12 @@ def tfidf(work: Path) -> str:
 
 
 def made_up(random: np.random.Generator) -> str:
-    """A plot of sixty words."""
+    """A random plot of sixty words."""
     return " ".join(f"word{number}" for number in random.zipf(1.3, WORDS) % 5000)
 
 
 def generated(path: Path, rows: int) -> str:
-    """A file of movies."""
+    """Write a Parquet file of movies; return its path."""
     random = np.random.default_rng(1)
     plots = [made_up(random) for _ in range(1000)]
     schema = pa.schema([("imdb_id", pa.string()), ("plot", pa.string())])
@@ -200,20 +200,20 @@ def generated(path: Path, rows: int) -> str:
 
 
 def some_plots(location: str, rows: int) -> tuple[list[str], list[str]]:
-    """Real plots, in a random order; more rows than there are begin anew with other ids."""
+    """Real plots in random order, repeated under new ids if there are fewer than `rows`."""
     found = [plot for plot in pq.read_table(location, columns=["plot"])["plot"].to_pylist() if plot]
     order = np.random.default_rng(0).permutation(len(found))
     return [f"tt{row:08}" for row in range(rows)], [found[order[row % len(found)]] for row in range(rows)]
 
 
 def write_movies(path: Path, ids: list[str], plots: list[str]) -> str:
-    """A file of movies."""
+    """Write a Parquet file of movies; return its path."""
     pq.write_table(pa.table({"imdb_id": ids, "plot": plots}), path)
     return str(path)
 
 
 def pipeline_loop(model: GenreModel, plots: list[str]) -> float:
-    """Rows a second of what a person would write with transformers."""
+    """Rows per second of the usual transformers pipeline."""
     config = ElectraConfig(**{k: v for k, v in ELECTRA_SMALL.items() if k != "model_type"}, num_labels=len(GENRES))
     config.vocab_size = model.backbone.config.vocab_size
     peer = ElectraForSequenceClassification(config).eval()
@@ -228,7 +228,7 @@ def pipeline_loop(model: GenreModel, plots: list[str]) -> float:
 
 
 def model_alone(model: GenreModel, plots: list[str]) -> tuple[float, np.ndarray]:
-    """Rows a second without a system around it, in bf16; and fp32's probabilities of some, shape (N, 9)."""
+    """Rows per second of the bare model in bf16, and fp32 probabilities of the first rows, shape (N, 9)."""
     encoded = model.encoder.encode(Movies.of_plots(plots))
     fast, device = packed(copy.deepcopy(model)), torch.device("cpu")
     began = time.perf_counter()
@@ -240,23 +240,23 @@ def model_alone(model: GenreModel, plots: list[str]) -> tuple[float, np.ndarray]
 
 
 def tag(directory: str, movies: str, output: Path, *overrides: str) -> tuple[float, dict[str, float]]:
-    """The job as a person runs it: its seconds, and where they went."""
+    """Run the tagging job; return its total seconds and their breakdown."""
     began = time.perf_counter()
     subprocess.run(command(directory, movies, output, *overrides), check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - began
     notes = Table(str(output), PREDICTIONS).manifest.notes
     spent = notes["seconds"] | {"actors": notes["actors"]}
-    # Python, its imports, and Ray's end.
+    # Python, its imports, and Ray's shutdown.
     spent["process"] = seconds - sum(spent[name] for name in ("stage", "start", "compute", "write"))
     return seconds, spent
 
 
 def told(spent: dict[str, float]) -> str:
-    """Where the time went."""
+    """The breakdown of the time, as text."""
     share = spent["busy"] / max(1, spent["actors"]) / spent["compute"] if spent["compute"] else 0
     names = {"process": "Python", "stage": "staging", "start": "Ray and models", "compute": "units", "write": "table"}
     text = ", ".join(f"{name} {spent[key]:.1f} s" for key, name in names.items())
-    return f"{text}; actors were busy for {share:.0%} of the units' time"
+    return f"{text}; actors were busy {share:.0%} of that time"
 
 
 def command(directory: str, movies: str, output: Path, *overrides: str) -> list[str]:
@@ -266,7 +266,7 @@ def command(directory: str, movies: str, output: Path, *overrides: str) -> list[
 
 
 def killed(directory: str, movies: str, output: Path, rows: float) -> tuple[float, int]:
-    """Kill the driver once so many rows are computed; returns its seconds, and the rows that are on disk then."""
+    """Kill the driver once `rows` rows are computed; return its seconds and the rows on disk."""
     began = time.perf_counter()
     with subprocess.Popen(command(directory, movies, output), stdout=subprocess.DEVNULL) as job:
         while rows_on_disk(output) < rows:
@@ -276,34 +276,34 @@ def killed(directory: str, movies: str, output: Path, rows: float) -> tuple[floa
         job.send_signal(signal.SIGKILL)
     seconds = time.perf_counter() - began
     kept = rows_on_disk(output)
-    # Its actors live some seconds longer: they would share the cores with the next run.
+    # Its actors outlive it by seconds and would compete with the next run.
     time.sleep(10)
     return seconds, kept
 
 
 def rows_on_disk(output: Path) -> int:
-    """Rows of units that are done."""
+    """Rows of finished units."""
     return sum(pq.read_metadata(path).num_rows for path in output.glob("_work/*/units/unit-*.parquet"))
 
 
 def digest(output: Path) -> str:
-    """The same for the same predictions."""
+    """A hash of the predictions."""
     rows = Table(str(output), PREDICTIONS).read().sort_by("imdb_id").combine_chunks()
     return hashlib.sha256(repr(rows.to_pandas().to_csv()).encode()).hexdigest()
 
 
 def probabilities(output: Path, ids: list[str]) -> np.ndarray:
-    """Of some movies, shape (N, 9)."""
+    """Probabilities of the given movies, shape (N, 9)."""
     rows = Table(str(output), PREDICTIONS).read()
     places = pc.index_in(pa.array(ids), rows["imdb_id"].combine_chunks())
     return from_per_genre(rows.take(places)["probabilities"])
 
 
 class Memory:
-    """Peak resident memory of a job's driver and of its largest actor, in bytes, while it is open."""
+    """Context manager that records the peak memory of a job's driver and of its largest actor, in bytes."""
 
     def __enter__(self) -> "Memory":
-        """Begin to watch."""
+        """Start watching."""
         self.peaks: dict[str, float] = {}
         self._is_open = True
         self._thread = threading.Thread(target=self._watch)
@@ -311,7 +311,7 @@ class Memory:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stop."""
+        """Stop watching."""
         self._is_open = False
         self._thread.join()
 

@@ -1,13 +1,12 @@
-"""Topics of plots by BERTopic on a checkpoint's embeddings, beside NMF's and LDA's of the same plots.
+"""Topics of plots by BERTopic on a checkpoint's embeddings, compared with NMF and LDA on the same plots.
 
 python bench/topics.py CHECKPOINT MOVIES [--seeds 3] [--work DIR] [key=value ...]
 
-Each seed is the job, as a person runs it, on embeddings that are computed once. NMF (on TF-IDF) and LDA (on counts) are
-scikit-learn's with its settings; they find as many topics as BERTopic of the same seed, among the same terms of the
-same plots, every movie is of its strongest one, and their words are chosen and scored by the same code: NPMI and
-diversity of the best ten. Genre information is what the topic of a movie tells of its genres, as a share of what there
-is to tell; "no topic" counts as a topic. Exits with 1 when a seed gives other bytes again, or when BERTopic's words
-are less coherent than both others'.
+Each seed runs the job on embeddings that are computed once. NMF (on TF-IDF) and LDA (on counts) are scikit-learn's with
+default settings. They find as many topics as BERTopic with the same seed, from the same terms of the same plots; a
+movie belongs to its strongest topic; the same code chooses and scores the words: NPMI and diversity of the best ten.
+Genre information is the mutual information of topic and genre as a share of the genre's entropy; "no topic" counts as a
+topic. Exits with 1 if a seed does not reproduce its bytes, or if BERTopic's words are less coherent than both others'.
 """
 
 import argparse
@@ -27,17 +26,17 @@ from sklearn.metrics import mutual_info_score
 
 from mmgenre.tables.schema import from_per_genre
 from mmgenre.tables.table import Table
-from mmgenre.topics.job import FOR_PEOPLE, TopicsConfig, topics
+from mmgenre.topics.job import PAGE_FOLDER, TopicsConfig, topics
 from mmgenre.topics.model import NO_TOPIC
 from mmgenre.topics.rows import TOPICS
-from mmgenre.topics.words import Terms, best_words, coherence, diversity
+from mmgenre.topics.words import PlotTerms, best_words, coherence, diversity
 
 FILES = ("topics.csv", "topics.md", "topics.html", "topics_by_genre.png", "topics_by_genre.svg")
 
 
 @dataclass(frozen=True)
 class Found:
-    """What one run of one method found."""
+    """Figures of one run of one method."""
 
     topics: int
     without: float
@@ -48,11 +47,11 @@ class Found:
 
 
 def main() -> None:
-    """Measure, print, check."""
+    """Measure, print the figures, check."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", help="folder of a transformer or a bilstm")
+    parser.add_argument("checkpoint", help="checkpoint folder of a transformer or a BiLSTM")
     parser.add_argument("movies", help="MOVIES folder")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="of configs/topics/default.yaml")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="overrides of configs/topics/default.yaml")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "mmgenre-bench-topics"))
     options = parser.parse_intermixed_args()
@@ -88,7 +87,7 @@ def config_of(options: argparse.Namespace, seed: int, name: str = "seed") -> Top
 
 
 def bertopic(corpus: "Corpus", config: TopicsConfig) -> Found:
-    """The job's own account; its seconds are those of finding topics, without the embeddings."""
+    """Figures from the job's manifest; the seconds exclude the embeddings."""
     notes = topics(config).notes
     rows = Table(config.output, TOPICS).read().sort_by("imdb_id")
     numbers = rows["topic"].fill_null(NO_TOPIC).to_numpy()
@@ -103,16 +102,16 @@ def bertopic(corpus: "Corpus", config: TopicsConfig) -> Found:
 
 
 class Corpus:
-    """All plots as the terms that topics are named by, and the movies' genres."""
+    """The terms of all plots, and the movies' genres."""
 
     def __init__(self, movies: str, config: TopicsConfig):
         rows = Table(movies).read(["imdb_id", "plot", "labels"]).sort_by("imdb_id")
         self.labels = from_per_genre(rows["labels"])
         self.words = config.words
-        self.terms = Terms.of([plot or "" for plot in rows["plot"].to_pylist()], config.min_plots)
+        self.terms = PlotTerms.of([plot or "" for plot in rows["plot"].to_pylist()], config.min_plots)
 
     def factorised(self, method: Callable[..., tuple[np.ndarray, np.ndarray]], num_topics: int, seed: int) -> Found:
-        """Topics as factors of the matrix of plots and terms."""
+        """Topics as factors of the plot-term matrix."""
         began = time.perf_counter()
         of_plots, of_terms = method(self.terms.counts, num_topics, seed)
         seconds = time.perf_counter() - began
@@ -128,7 +127,7 @@ class Corpus:
 
 
 def nmf(counts: Any, num_topics: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Non-negative factors of TF-IDF."""
+    """Non-negative matrix factorisation of TF-IDF."""
     model = NMF(num_topics, random_state=seed, max_iter=500)
     return model.fit_transform(TfidfTransformer().fit_transform(counts)), model.components_
 
@@ -140,21 +139,21 @@ def lda(counts: Any, num_topics: int, seed: int) -> tuple[np.ndarray, np.ndarray
 
 
 def report(head: object, found: dict[str, list[Found]]) -> None:
-    """A line for each method, the median of its runs."""
+    """Print one line per method: the median of its runs."""
     print(f"seed: {head}")
     for name, runs in found.items():
         figures = np.median([list(vars(run).values()) for run in runs], axis=0)
         topics, without, npmi, different, information, seconds = figures
         print(
-            f"  {name:8}  {topics:3.0f} topics, {without:.1%} without, NPMI {npmi:.3f}, diversity {different:.3f}, "
-            f"genre information {information:.1%}, {seconds:.0f} s",
+            f"  {name:8}  {topics:3.0f} topics, {without:.1%} without a topic, NPMI {npmi:.3f}, diversity "
+            f"{different:.3f}, genre information {information:.1%}, {seconds:.0f} s",
             flush=True,
         )
 
 
 def bytes_of(output: str) -> list[Any]:
-    """The rows of a run, and its files."""
-    files = [path.read_bytes() for path in (Path(output, FOR_PEOPLE, name) for name in FILES) if path.exists()]
+    """The rows and files of a run."""
+    files = [path.read_bytes() for path in (Path(output, PAGE_FOLDER, name) for name in FILES) if path.exists()]
     return [*files, Table(output, TOPICS).read().to_pylist()]
 
 

@@ -1,4 +1,4 @@
-"""Turn an IMDb dump into a catalogue.
+"""Build the catalogue from an IMDb dump.
 
 python jobs/catalog.py configs/catalog/default.yaml input=title.basics.tsv.gz output=runs/catalog
 """

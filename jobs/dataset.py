@@ -1,4 +1,4 @@
-"""Join catalogue and plots, label them, and split them.
+"""Build a dataset: join catalogue and plots, label the movies and split them.
 
 ray job submit --working-dir . -- \\
     python jobs/dataset.py configs/dataset/default.yaml catalog=DIR enriched=DIR output=DIR

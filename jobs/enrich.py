@@ -1,4 +1,4 @@
-"""Plots, languages and poster addresses for a CATALOG table.
+"""Fetch plots, languages and poster URLs for a CATALOG table.
 
 ray job submit --working-dir . -- python jobs/enrich.py configs/enrich/default.yaml catalog=DIR output=DIR
 """

@@ -1,4 +1,4 @@
-"""Show which words and regions spoke for a movie's genres: of one movie as a page, of a whole table as a table.
+"""Explain predicted genres by words and poster regions: one movie as a page, or a table of movies as a table.
 
 python jobs/explain.py configs/explain/default.yaml checkpoint=DIR plot=TEXT poster=FILE output=DIR
 ray job submit --working-dir . -- \\

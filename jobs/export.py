@@ -1,4 +1,4 @@
-"""Write a checkpoint as a folder for a model hub: a model card, ONNX, and what transformers loads of it.
+"""Export a checkpoint for a model hub: a model card, ONNX, and an encoder that transformers can load.
 
 python jobs/export.py configs/export/default.yaml checkpoint=DIR output=DIR report=DIR
 """

@@ -1,4 +1,4 @@
-"""Run the whole line from one file: dump, plots, dataset, training, tags, scores.
+"""Run the whole pipeline from one config: dump, plots, posters, dataset, training, tags, scores, report.
 
 ray job submit --working-dir . -- python jobs/pipeline.py configs/pipeline/demo.yaml output=DIR
 """

@@ -1,4 +1,4 @@
-"""Posters for an ENRICHED table.
+"""Download the posters of an ENRICHED table.
 
 ray job submit --working-dir . -- python jobs/posters.py configs/posters/default.yaml enriched=DIR output=DIR
 """

@@ -1,4 +1,4 @@
-"""Show movies and models on one page, with the figures as files beside it.
+"""Write a page about the movies and models, and its figures as files.
 
 python jobs/report.py configs/report/default.yaml movies=DIR output=DIR models.NAME.predictions=DIR
 """

@@ -1,4 +1,4 @@
-"""Serve a generated catalogue as TMDB and OMDb would, until Ctrl-C.
+"""Serve a generated catalogue through the APIs of TMDB and OMDb, until Ctrl-C.
 
 python jobs/sandbox.py configs/sandbox/default.yaml output=runs/sandbox
 """

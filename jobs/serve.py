@@ -1,4 +1,4 @@
-"""Serve a model over HTTP, with a page to try it on, until Ctrl-C.
+"""Serve a model over HTTP, with a demo page, until Ctrl-C.
 
 python jobs/serve.py configs/serve/default.yaml checkpoint=DIR
 """

@@ -1,4 +1,4 @@
-"""Run a job on a Ray cluster: packed, submitted once, followed to its end.
+"""Run a job on a Ray cluster: upload the code, submit the job once, and print its output until it ends.
 
 python jobs/submit.py configs/submit/default.yaml -- \\
     python jobs/train.py configs/train/default.yaml dataset=URI output=URI

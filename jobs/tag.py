@@ -1,4 +1,4 @@
-"""Tag every movie of a table, of a file, or of an IMDb dump whose plots and posters are fetched first.
+"""Tag every movie of a table, a file, or an IMDb dump (after fetching its plots and posters).
 
 ray job submit --working-dir . -- \\
     python jobs/tag.py configs/tag/default.yaml checkpoint=DIR movies=TABLE_OR_FILE output=DIR

@@ -1,4 +1,4 @@
-"""Find out what movies are about: topics of their plots, by the embeddings of a trained text model.
+"""Find topics in plots, by the embeddings of a trained text model.
 
 ray job submit --working-dir . -- \\
     python jobs/topics.py configs/topics/default.yaml checkpoint=DIR movies=TABLE_OR_FILE output=DIR

@@ -4,7 +4,8 @@ ray job submit --working-dir . -- python jobs/train.py configs/train/default.yam
 """
 
 from mmgenre.cli import run
-from mmgenre.training.job import TrainConfig, describe, train
+from mmgenre.training.config import TrainConfig
+from mmgenre.training.job import describe, train
 
 if __name__ == "__main__":
     run(TrainConfig, lambda config: describe(train(config)))

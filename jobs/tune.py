@@ -1,4 +1,4 @@
-"""Search the settings of a training.
+"""Search for the best settings of a training.
 
 ray job submit --working-dir . -- python jobs/tune.py configs/tune/default.yaml dataset=DIR output=DIR
 """

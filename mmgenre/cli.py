@@ -1,34 +1,42 @@
-"""The frame of every file in jobs/: read the config, do the work, print the result, one line for a mistake."""
+"""Entry point of every script in jobs/: parse the config, run the job, print its result or a one-line error."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mmgenre.config import Config, parse_args
+from mmgenre.config import Config, parse_any_job, parse_args
 from mmgenre.errors import InputError, one_line
 
-# A kind of config, and what is done with it.
-Kind = tuple[type[Any], Callable[[Any], Any]]
 
-
-def run(config_type: type[Any], work: Callable[[Any], Any], *others: Kind) -> None:
-    """Run a job from the command line; exits with 1 after a person's mistake, 130 after Ctrl-C.
+def run(
+    config_type: type[Any], work: Callable[[Any], Any], *alternatives: tuple[type[Any], Callable[[Any], Any]]
+) -> None:
+    """Run a job from the command line; exits with 1 after a user's mistake, 130 after Ctrl-C.
 
     Args:
-        config_type: what the command line gives.
-        work: what is done with it.
-        others: further kinds of config that the job takes: the fields that are given say which it is.
+        config_type: type of the config on the command line.
+        work: the job; its result is printed.
+        alternatives: more config types of this job, each with its function; the given fields decide which one is used.
     """
-    kinds: dict[type[Config], Callable[[Any], Any]] = {config_type: work, **dict(others)}
+    works: dict[type[Config], Callable[[Any], Any]] = {config_type: work, **dict(alternatives)}
+    _run(lambda: parse_args(list(works)), lambda config: works[type(config)](config))
+
+
+def run_for_any_job(jobs: Mapping[str, Sequence[type[Config]]], work: Callable[[Any], Any]) -> None:
+    """Like `run`, for a function that takes the config of any job; `jobs` lists each job's config types by its name."""
+    _run(lambda: parse_any_job(jobs), work)
+
+
+def _run(parse: Callable[[], Config], work: Callable[[Any], Any]) -> None:
+    """Print what `work` returns; errors that need no traceback become one line and an exit code."""
     try:
-        config = parse_args(list(kinds))
-        result = kinds[type(config)](config)
+        result = work(parse())
     except InputError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        # What a disk, a bucket or a network refuses: nothing that a traceback would tell more of.
+        # Raised by a disk, a bucket or a network: a traceback would add nothing.
         sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from what is finished", file=sys.stderr)  # noqa: T201
+        print("\ninterrupted; run the same command again to resume", file=sys.stderr)  # noqa: T201
         sys.exit(130)
     print(result)  # noqa: T201

@@ -1,24 +1,45 @@
-"""Typed configs: a YAML file plus `dotted.key=value` overrides, every wrong field reported at once."""
+"""Typed configs: a YAML file plus `dotted.key=value` overrides; all wrong fields are reported at once."""
 
 import argparse
 import difflib
 import sys
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmgenre.errors import InputError, one_line
 
-C = TypeVar("C", bound="Config")
 QUOTE = "'"
 
 
+@dataclass(frozen=True)
+class Requirements:
+    """What one stage of a run needs; jobs/doctor.py checks it before the run.
+
+    Args:
+        inputs: files and folders that it reads; None stands for an optional one that is not set.
+        outputs: folders that it writes; likewise.
+        cpus: CPUs that it needs at the same time; it waits until the cluster has them.
+        gpus: likewise.
+        urls: servers that it sends requests to.
+        keys: by web service, what is wrong with its API key in the environment; None when nothing is.
+    """
+
+    inputs: tuple[str | None, ...] = ()
+    outputs: tuple[str | None, ...] = ()
+    cpus: float = 0
+    gpus: float = 0
+    urls: tuple[str, ...] = ()
+    keys: Mapping[str, str | None] = field(default_factory=dict)
+
+
 class Config(BaseModel):
-    """Frozen settings of one thing; unknown fields are refused, `build()` (where there is one) makes the thing."""
+    """Frozen settings of one thing; unknown fields are refused. `build()`, where defined, creates the thing."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -39,46 +60,86 @@ class Config(BaseModel):
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: str) -> Self:
-        """Validate plain values; `where` names their origin in the error."""
+        """Validate plain values; `where` names their origin in the error message."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise InputError(_explain(cls, error, where)) from None
+            raise InputError(_format_errors(cls, error, where)) from None
 
     def to_settings(self, *, without: Iterable[str] = ()) -> dict[str, Any]:
-        """The fields as JSON values, less some: what a manifest records."""
+        """The fields as JSON values, except those in `without`: what a manifest records."""
         return self.model_dump(mode="json", exclude=set(without))
+
+    def requirements(self) -> tuple[Requirements, ...]:
+        """What a run with this config needs, one entry per stage; the config of every job defines it."""
+        return ()
 
 
 def parse_args(config_types: Sequence[type[Config]], arguments: Sequence[str] | None = None) -> Config:
     """Read `CONFIG.yaml [dotted.key=value ...] [-- COMMAND ...]` from the command line.
 
-    What stands after `--` is the field `command`.
+    The words after `--` become the field `command`.
 
     Args:
-        config_types: of which the one is taken that has most of the fields that are given; of equals one
-            that asks for no more, and then the first.
-        arguments: instead of the command line's.
+        config_types: the config types of one job; see `_best_fits` for how one is chosen.
+        arguments: in place of the command line's.
     """
     parser = argparse.ArgumentParser(
         description=" Or: ".join(map(_summary, config_types)), epilog=". ".join(map(_fields, config_types))
     )
+    options, values = _read_arguments(parser, arguments)
+    return _best_fits(config_types, values)[0].parse(values, where=options.config)
+
+
+def parse_any_job(jobs: Mapping[str, Sequence[type[Config]]], arguments: Sequence[str] | None = None) -> Config:
+    """Read `CONFIG.yaml [dotted.key=value ...] [--job NAME]`, where the config may be that of any job.
+
+    The job is NAME, else the one whose folder configs/<job>/ holds the file, else the only one that has the fields.
+
+    Args:
+        jobs: the config types of each job, by its name.
+        arguments: in place of the command line's.
+
+    Raises:
+        InputError: the config could be that of several jobs.
+    """
+    parser = argparse.ArgumentParser(description="Check what a run needs; takes the arguments of its job.")
+    parser.add_argument("--job", choices=jobs, help="the job that the config is for, if its folder is not the job's")
+    options, values = _read_arguments(parser, arguments)
+    job = options.job or Path(options.config).absolute().parent.name
+    config_types = jobs[job] if job in jobs else [kind for kinds in jobs.values() for kind in kinds]
+    best = _best_fits(config_types, values)
+    names = [name for name, kinds in jobs.items() if not {*best}.isdisjoint(kinds)]
+    if job not in jobs and len(names) > 1:
+        raise InputError(f"{options.config}: could be for {' or '.join(names)}; add --job=NAME")
+    return best[0].parse(values, where=options.config)
+
+
+def _read_arguments(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The parsed options, and the fields that the file and the overrides set."""
     parser.add_argument("config", help="a YAML file, such as configs/<job>/default.yaml")
     parser.add_argument("overrides", nargs="*", metavar="dotted.key=value", help="replaces one field of the file")
     words = list(sys.argv[1:] if arguments is None else arguments)
     end = words.index("--") if "--" in words else len(words)
-    parsed = parser.parse_args(words[:end])
-    given = read_values(Path(parsed.config), parsed.overrides)
+    options = parser.parse_intermixed_args(words[:end])
+    values = read_values(Path(options.config), options.overrides)
     if words[end + 1 :]:
-        given["command"] = words[end + 1 :]
-    fitting = max(config_types, key=lambda one: _fit(one, set(given)))
-    return fitting.parse(given, where=parsed.config)
+        values["command"] = words[end + 1 :]
+    return options, values
 
 
-def _fit(config_type: type[Config], given: set[str]) -> tuple[int, bool]:
-    """How many of the fields it has, and whether they are all that it asks for."""
-    fields = config_type.model_fields
-    return len(given & fields.keys()), given >= {name for name, field in fields.items() if field.is_required()}
+def _best_fits(config_types: Sequence[type[Config]], values: Mapping[str, Any]) -> list[type[Config]]:
+    """The types with the most of the given fields and, among those, with the fewest missing required fields."""
+
+    def rank(config_type: type[Config]) -> tuple[int, int]:
+        fields = config_type.model_fields
+        missing = [name for name, info in fields.items() if info.is_required() and name not in values]
+        return len(values.keys() & fields.keys()), -len(missing)
+
+    best = max(map(rank, config_types))
+    return [config_type for config_type in config_types if rank(config_type) == best]
 
 
 def _summary(config_type: type[Config]) -> str:
@@ -86,11 +147,8 @@ def _summary(config_type: type[Config]) -> str:
 
 
 def _fields(config_type: type[Config]) -> str:
-    return "fields: " + ", ".join(_describe(name, field) for name, field in config_type.model_fields.items())
-
-
-def _describe(name: str, field: Any) -> str:
-    return f"{name} (required)" if field.is_required() else name
+    names = [f"{name} (required)" if info.is_required() else name for name, info in config_type.model_fields.items()]
+    return f"fields: {', '.join(names)}"
 
 
 def read_values(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -102,10 +160,10 @@ def read_values(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def assign(values: dict[str, Any], path: str, value: Any, where: str) -> None:
-    """Set one dotted path in nested dicts, making those that lack; `where` names its origin in the error.
+    """Set the value at a dotted path in nested dicts, creating missing dicts; `where` names its origin in errors.
 
     Raises:
-        InputError: something on the way has no fields.
+        InputError: a part of the path is a plain value, which has no fields.
     """
     *parents, last = path.split(".")
     for depth, parent in enumerate(parents, start=1):
@@ -113,7 +171,7 @@ def assign(values: dict[str, Any], path: str, value: Any, where: str) -> None:
             values[parent] = {}
         values = values[parent]
         if not isinstance(values, dict):
-            raise InputError(f"{where}: {'.'.join(parents[:depth])} has no fields below it")
+            raise InputError(f"{where}: {'.'.join(parents[:depth])} is a plain value without fields")
     values[last] = value
 
 
@@ -126,15 +184,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        beside = sorted(str(sibling) for sibling in path.parent.glob("*.yaml"))
-        choices = f"; beside it: {', '.join(beside)}" if beside else ""
+        siblings = sorted(str(sibling) for sibling in path.parent.glob("*.yaml"))
+        choices = f"; in that folder: {', '.join(siblings)}" if siblings else ""
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected a YAML config{choices}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a YAML file: {one_line(error)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise InputError(f"{path}: holds a {type(values).__name__}; expected `field: value` lines")
+        raise InputError(f"{path}: contains a {type(values).__name__}; expected `field: value` lines")
     return values
 
 
@@ -147,47 +205,47 @@ def _apply(values: dict[str, Any], override: str) -> None:
     except yaml.YAMLError:
         value = text
     if isinstance(value, str | dict) and not text.startswith(('"', "'", "{")):
-        # Plain text is meant as it stands: `Room: no. #9` is neither a mapping nor followed by a comment.
+        # Unquoted text is taken literally: `Room: no. #9` is neither a mapping nor followed by a comment.
         value = text
     assign(values, key, value, repr(override))
 
 
-def _explain(config_type: type[Config], error: ValidationError, where: str) -> str:
-    lines = [_explain_one(config_type, problem) for problem in error.errors(include_url=False)]
+def _format_errors(config_type: type[Config], error: ValidationError, where: str) -> str:
+    lines = [_format_error(config_type, details) for details in error.errors(include_url=False)]
     if len(lines) == 1:
         return f"{where}: {lines[0]}"
     return "\n  ".join([f"{where}: {len(lines)} fields are wrong", *lines])
 
 
-def _explain_one(config_type: type[Config], problem: Any) -> str:
-    *parents, name = problem["loc"] or ("",)
+def _format_error(config_type: type[Config], details: Any) -> str:
+    *parents, name = details["loc"] or ("",)
     path, holders = _resolve(config_type, parents)
     dotted = ".".join([*path, str(name)])
-    match problem["type"]:
+    match details["type"]:
         case "extra_forbidden":
             fields = sorted({field for holder in holders for field in holder.model_fields})
-            near = difflib.get_close_matches(str(name), fields, n=1)
-            guess = f"did you mean {near[0]}? " if near else ""
-            return f"{dotted}: unknown field; {guess}fields here: {', '.join(fields)}"
+            similar = difflib.get_close_matches(str(name), fields, n=1)
+            guess = f"did you mean {similar[0]}? " if similar else ""
+            return f"{dotted}: unknown field; {guess}known fields: {', '.join(fields)}"
         case "missing":
-            return f"{dotted}: missing; give it as {dotted}=VALUE or in the file"
+            return f"{dotted}: missing; set {dotted}=VALUE or add it to the file"
         case "union_tag_invalid":
-            tag, discriminator, choices = (problem["ctx"][key] for key in ("tag", "discriminator", "expected_tags"))
-            return f"{dotted}.{discriminator.strip(QUOTE)}: {tag!r} is none of {choices}"
+            tag, discriminator, choices = (details["ctx"][key] for key in ("tag", "discriminator", "expected_tags"))
+            return f"{dotted}.{discriminator.strip(QUOTE)}: {tag!r} is not one of {choices}"
         case "union_tag_not_found":
-            tag = problem["ctx"]["discriminator"].strip(QUOTE)
-            kinds = [holder.model_fields[tag].default for holder in _resolve(config_type, problem["loc"])[1]]
-            return f"{dotted}.{tag}: missing; give it as {dotted}.{tag}=VALUE, one of {', '.join(map(repr, kinds))}"
+            tag = details["ctx"]["discriminator"].strip(QUOTE)
+            kinds = [holder.model_fields[tag].default for holder in _resolve(config_type, details["loc"])[1]]
+            return f"{dotted}.{tag}: missing; set {dotted}.{tag} to one of {', '.join(map(repr, kinds))}"
         case "value_error":
-            return f"{dotted}: {problem['ctx']['error']}" if dotted else str(problem["ctx"]["error"])
+            return f"{dotted}: {details['ctx']['error']}" if dotted else str(details["ctx"]["error"])
         case _:
-            return f"{dotted}: {problem['msg']}, found {problem['input']!r}"
+            return f"{dotted}: {details['msg']}, found {details['input']!r}"
 
 
 def _resolve(config_type: type[Config], location: Iterable[int | str]) -> tuple[list[str], list[type[Config]]]:
-    """The path a person would type for a pydantic location, and the configs that stand there.
+    """The path that a user would type for a pydantic location, and the config types that it leads to.
 
-    Pydantic puts the tag of a discriminated union into the location; a person does not.
+    Pydantic includes the tag of a discriminated union in a location; users do not type it.
     """
     path: list[str] = []
     holders = [config_type]
@@ -205,16 +263,16 @@ def _resolve(config_type: type[Config], location: Iterable[int | str]) -> tuple[
 
 
 def _tags(config_type: type[Config]) -> set[Any]:
-    """The values that mark this config in a discriminated union."""
+    """The values that select this config in a discriminated union."""
     return {
         value
-        for field in config_type.model_fields.values()
-        if typing.get_origin(field.annotation) is typing.Literal
-        for value in typing.get_args(field.annotation)
+        for info in config_type.model_fields.values()
+        if typing.get_origin(info.annotation) is typing.Literal
+        for value in typing.get_args(info.annotation)
     }
 
 
 def _configs_in(annotation: Any) -> list[type[Config]]:
     if isinstance(annotation, type) and issubclass(annotation, Config):
         return [annotation]
-    return [found for argument in typing.get_args(annotation) for found in _configs_in(argument)]
+    return [config_type for argument in typing.get_args(annotation) for config_type in _configs_in(argument)]

@@ -1,14 +1,14 @@
-"""The one error a person can cause, and mend; and how errors are told."""
+"""The error that a user can cause and fix, and how errors are printed."""
 
 
 class InputError(ValueError):
-    """A mistake in what a person gave: a path, a field, a file of another kind, a missing key.
+    """A mistake in the user's input: a path, a field, the wrong kind of file, a missing key.
 
-    The message is for that person: where, what was found, what was expected, how to mend it.
-    Jobs print it alone and exit with 1; every other exception is a bug and keeps its traceback.
+    The message says where, what was found, what was expected and how to fix it. Jobs print it alone and exit with
+    code 1; every other exception is a bug and keeps its traceback.
     """
 
 
-def one_line(said: object) -> str:
-    """What an error or a library says, without its line breaks."""
-    return " ".join(str(said).split())
+def one_line(message: object) -> str:
+    """The text of an error or of a library's message, without line breaks."""
+    return " ".join(str(message).split())

@@ -1,4 +1,4 @@
-"""The nine genres, in the one order every label vector, logit and threshold uses."""
+"""The nine genres, in the order that every label vector, logit and threshold uses."""
 
 from collections.abc import Iterable
 
@@ -16,5 +16,5 @@ def encode(genres: Iterable[str]) -> np.ndarray:
 
 
 def decode(labels: np.ndarray) -> list[str]:
-    """Names of the genres whose label is not zero, in GENRES order; labels has shape (9,)."""
+    """Names of the genres whose label is non-zero, in GENRES order; `labels` has shape (9,)."""
     return [genre for genre, label in zip(GENRES, labels, strict=True) if label]

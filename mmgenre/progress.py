@@ -1,23 +1,24 @@
-"""One line of progress now and then, for jobs that run for hours."""
+"""Progress lines for jobs that run for hours."""
 
 import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from ray.util.queue import Queue
 
-from mmgenre import ray_session as cluster
+from mmgenre import ray_session
 
 
 class Progress:
-    """Counts finished rows and says how it goes.
+    """Counts finished rows and prints a progress line every few seconds.
 
     Args:
-        job: name at the head of each line.
-        total: rows there will be.
-        limit: requests per second that are allowed, for jobs that have a limit.
+        job: name at the start of each line.
+        total: number of rows to process.
+        limit: maximum requests per second, for rate-limited jobs.
         every_s: seconds between two lines.
     """
 
@@ -25,29 +26,29 @@ class Progress:
         self._job, self._total, self._limit, self._every_s = job, total, limit, every_s
         self._statuses: Counter[str] = Counter()
         self._num_requests = 0
-        self._began = self._said = time.monotonic()
+        self._started = self._printed = time.monotonic()
 
     def add(self, statuses: Mapping[str, int], num_requests: int = 0) -> None:
-        """Rows that are written, by status, and the requests they took; prints a line when it is time for one."""
+        """Add rows that were written, counted by status, and the requests they took; print a line if one is due."""
         self._statuses.update(statuses)
         self._num_requests += num_requests
         now = time.monotonic()
-        if now - self._said >= self._every_s:
+        if now - self._printed >= self._every_s:
             print(self._line(now), flush=True)  # noqa: T201 - this is what the class is for
-            self._said = now
+            self._printed = now
 
     def _line(self, now: float) -> str:
-        done, seconds = self._statuses.total(), now - self._began
+        done, seconds = self._statuses.total(), now - self._started
         statuses = ", ".join(f"{status} {count:,}" for status, count in sorted(self._statuses.items()))
         rate = f"{done / seconds:,.1f} rows/s"
         if self._limit is not None:
             rate = f"{self._num_requests / seconds:,.1f} of {self._limit:,g} requests/s"
-        left = f", {duration((self._total - done) * seconds / done)} to go" if done else ""
-        return f"{self._job}: {done:,}/{self._total:,} rows ({statuses}), {rate}{left}"
+        remaining = f", {duration((self._total - done) * seconds / done)} left" if done else ""
+        return f"{self._job}: {done:,}/{self._total:,} rows ({statuses}), {rate}{remaining}"
 
 
 def duration(seconds: float) -> str:
-    """A time for people, such as 42 s, 7 min or 4 h 51 min."""
+    """A readable duration, such as 42 s, 7 min or 4 h 51 min."""
     minutes = round(seconds / 60)
     if seconds < 100:
         return f"{seconds:,.0f} s"
@@ -55,19 +56,19 @@ def duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def printed_lines() -> Iterator[Queue]:
-    """A queue that other processes put lines into, printed here as they come; needs a Ray session."""
-    lines = cluster.queue()
-    printer = threading.Thread(target=_print_until_none, args=(lines,), daemon=True)
-    printer.start()
+def consumed_queue(handle: Callable[[Any], None]) -> Iterator[Queue]:
+    """A queue for other processes, whose items are passed to `handle` on a thread of this one; needs a Ray session."""
+    items = ray_session.queue()
+    consumer = threading.Thread(target=_consume_until_none, args=(items, handle), daemon=True)
+    consumer.start()
     try:
-        yield lines
+        yield items
     finally:
-        lines.put(None)
-        printer.join(timeout=5)
-        lines.shutdown(force=True)
+        items.put(None)
+        consumer.join(timeout=30)
+        items.shutdown(force=True)
 
 
-def _print_until_none(lines: Queue) -> None:
-    while (line := lines.get()) is not None:
-        print(line, flush=True)  # noqa: T201 - this is what the function is for
+def _consume_until_none(items: Queue, handle: Callable[[Any], None]) -> None:
+    while (item := items.get()) is not None:
+        handle(item)

@@ -1,15 +1,15 @@
-"""Tables for people: aligned text for a terminal, Markdown for a page."""
+"""Text tables: aligned columns for a terminal, Markdown for a page."""
 
 from collections.abc import Sequence
 
 
-def figures(*values: float) -> list[str]:
-    """Scores with three digits."""
+def three_decimals(*values: float) -> list[str]:
+    """Scores rounded to three decimals, such as 0.812."""
     return [f"{value:.3f}" for value in values]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text: the first to the left, the others to the right."""
+    """Rows as aligned text: the first column left-aligned, the others right-aligned."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -20,11 +20,16 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table whose header is the first row; so many columns to the left, the others to the right."""
+    """Rows as a Markdown table; the first row is the header.
+
+    Args:
+        rows: all of the same length.
+        left: number of leading columns that are left-aligned; the others are right-aligned.
+    """
     rule = [*["---"] * left, *["---:"] * (len(rows[0]) - left)]
     return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])
 
 
 def percent(part: int, whole: int) -> str:
-    """A share of a whole; of nothing there is none."""
+    """A share such as 12.5%; "-" when the whole is 0."""
     return f"{part / whole:.1%}" if whole else "-"

@@ -52,6 +52,8 @@ def visit(browser, url, *, may_fail=False, **options):
     context = browser.new_context(**options)
     page = context.new_page()
     page.set_default_timeout(15_000)
+    # A report holds a hundred figures, which take long to load on a busy machine.
+    page.set_default_navigation_timeout(60_000)
     requests, complaints = [], []
     page.on("request", lambda request: requests.append(request.url))
     page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else 0)

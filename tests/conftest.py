@@ -1,26 +1,67 @@
-"""What several test files need: one Ray session, real movies where there are any, small tables and models."""
+"""Fixtures that several test files share: a Ray session, real movies if present, small tables and models."""
 
 import os
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from mmgenre.tables.manifest import Recipe
+from mmgenre.tables.output import Output
 from mmgenre.tables.table import TableWriter
 
-# Before anything imports huggingface_hub, which reads it once: no test reaches for a hub.
+# Set before huggingface_hub is imported, which reads it once: no test uses the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+# Programs whose start takes long: a job, a Ray node, a browser's driver.
+_PROGRAMS = ("python", "ray", "node")
+_started: list[str] = []
+
+
+def _note_processes(event, arguments):
+    if event == "subprocess.Popen":
+        _started.append(Path(os.fsdecode(arguments[0])).name)
+
+
+sys.addaudithook(_note_processes)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests that need Ray, and run the files with long tests first."""
+    for item in items:
+        if "local_ray" in item.fixturenames:
+            item.add_marker(pytest.mark.process)
+    long = {item.path for item in items if item.get_closest_marker("process")}
+    items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Remember how many processes had been started before the test's fixtures were set up."""
+    item.num_started = len(_started)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Fail a test that starts a process without the marker that keeps it out of `make quick`."""
+    result = yield
+    names = [name for name in _started[item.num_started :] if name.startswith(_PROGRAMS)]
+    if names and item.get_closest_marker("process") is None:
+        pytest.fail(f"starts {', '.join(names)}; mark it with pytest.mark.process", pytrace=False)
+    return result
 
 
 @pytest.fixture(scope="session")
 def local_ray():
-    """A Ray session on this machine for all tests that need one."""
+    """A local Ray session, shared by all tests of the process."""
     import ray
 
-    from mmgenre import ray_session as cluster
+    from mmgenre import ray_session
 
-    cluster.connect()
+    ray_session.connect()
     yield
     ray.shutdown()
 
@@ -41,12 +82,12 @@ def write_table():
     """Writes columns as a complete table, and returns its folder."""
 
     def write(directory: Path, schema: pa.Schema, columns: dict) -> str:
-        writer = TableWriter(str(directory), schema, Recipe(job="test", settings={}, inputs={}))
-        writer.begin()
         num_rows = len(columns["imdb_id"])
         unknown = {field.name: pa.nulls(num_rows, field.type) for field in schema if field.nullable}
-        writer.write(pa.table(unknown | columns).select(schema.names).cast(schema))
-        writer.finish(rows_in=len(columns["imdb_id"]))
+        with Output(str(directory), Recipe(job="test", settings={}, inputs={})) as output:
+            writer = TableWriter(output, schema)
+            writer.write(pa.table(unknown | columns).select(schema.names).cast(schema))
+            writer.finish(rows_in=num_rows)
         return str(directory)
 
     return write

@@ -1,9 +1,9 @@
-"""Small dumps in IMDb's format, and the catalogues made of them."""
+"""Small dumps in IMDb's format and the catalogues made from them."""
 
 import random
 from pathlib import Path
 
-from mmgenre.catalog import dump as imdb_dump
+from mmgenre.catalog.dump import OTHER_GENRES
 from mmgenre.catalog.job import CatalogConfig, catalog
 from mmgenre.labels import GENRES
 from mmgenre.tables.manifest import Manifest
@@ -14,7 +14,7 @@ HEADER = b"tconst\ttitleType\tprimaryTitle\toriginalTitle\tisAdult\tstartYear\te
 
 
 def row(imdb_id="tt0000001", **fields) -> bytes:
-    """One line of a dump, a drama unless told otherwise."""
+    """One line of a dump, by default a drama."""
     values = {
         "type": "movie",
         "title": "A Title",
@@ -30,7 +30,7 @@ def row(imdb_id="tt0000001", **fields) -> bytes:
 
 
 def make(folder: Path, dump: bytes | Path, **settings) -> Manifest:
-    """The manifest of the unbalanced catalogue of a dump."""
+    """Make an unbalanced catalogue from a dump; returns its manifest."""
     path = dump if isinstance(dump, Path) else folder / "title.basics.tsv"
     if isinstance(dump, bytes):
         path.write_bytes(dump)
@@ -56,9 +56,9 @@ def write(path: Path, rows: list[bytes]) -> Path:
 
 
 def many(num_rows: int, seed: int = 0) -> list[bytes]:
-    """Rows of every kind, a few of them malformed."""
+    """Random rows of every kind, some malformed."""
     rng = random.Random(seed)
-    genres = [*GENRES, *imdb_dump.OTHER_GENRES]
+    genres = [*GENRES, *OTHER_GENRES]
     weights = [1 / (rank + 1) for rank in range(len(genres))]
     rows = []
     for number in range(1, num_rows + 1):

@@ -100,29 +100,29 @@ def test_a_wrong_number_is_shown_with_its_limit(load):
 def test_a_wrong_kind_is_named_where_a_person_would_type_it(load):
     message = complaint(load, "output: o\nhome: {pet: {kind: fish}}")
 
-    assert "home.pet.kind: 'fish' is none of 'cat', 'dog'" in message
+    assert "home.pet.kind: 'fish' is not one of 'cat', 'dog'" in message
 
 
 def test_a_choice_without_its_kind_asks_for_it(load):
     message = complaint(load, "output: o", "home.pet.lives=3")
 
-    assert message.endswith("home.pet.kind: missing; give it as home.pet.kind=VALUE, one of 'cat', 'dog'")
+    assert message.endswith("home.pet.kind: missing; set home.pet.kind to one of 'cat', 'dog'")
 
 
 def test_an_unknown_field_suggests_the_one_that_was_meant(load):
     message = complaint(load, "output: o\nhome: {pet: {kind: dog, trick: [sit]}}")
 
-    assert "home.pet.trick: unknown field; did you mean tricks? fields here: kind, tricks, weight_kg" in message
+    assert "home.pet.trick: unknown field; did you mean tricks? known fields: kind, tricks, weight_kg" in message
 
 
 def test_an_unknown_field_like_no_other_lists_those_there_are(load):
     message = complaint(load, "output: o\nxyz: 1")
 
-    assert "xyz: unknown field; fields here: home, limit, others, output, rate, years" in message
+    assert "xyz: unknown field; known fields: home, limit, others, output, rate, years" in message
 
 
 def test_a_missing_field_says_how_to_give_it(load):
-    assert "output: missing; give it as output=VALUE or in the file" in complaint(load, "rate: 2")
+    assert "output: missing; set output=VALUE or add it to the file" in complaint(load, "rate: 2")
 
 
 def test_a_rule_about_several_fields_speaks_for_itself(load):
@@ -179,8 +179,8 @@ def test_an_override_without_key_and_value_is_refused(load, override):
 
 
 def test_nothing_is_set_below_a_plain_value(load):
-    assert "'output.name=1': output has no fields below it" in complaint(load, "output: o", "output.name=1")
-    assert "home.size has no fields below it" in complaint(load, "home: {size: small}", "home.size.x.y=1")
+    assert "'output.name=1': output is a plain value without fields" in complaint(load, "output: o", "output.name=1")
+    assert "home.size is a plain value without fields" in complaint(load, "home: {size: small}", "home.size.x.y=1")
 
 
 def test_a_missing_file_names_its_neighbours(load, tmp_path):
@@ -189,13 +189,18 @@ def test_a_missing_file_names_its_neighbours(load, tmp_path):
     with pytest.raises(InputError) as error:
         Settings.load(tmp_path / "setings.yaml")
 
-    expected = f"No such file or directory); expected a YAML config; beside it: {tmp_path}/settings.yaml"
+    expected = f"No such file or directory); expected a YAML config; in that folder: {tmp_path}/settings.yaml"
     assert str(error.value) == f"{tmp_path}/setings.yaml: cannot be read ({expected}"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [1", "not a YAML file"), ("a:\n\t- 1", "not a YAML file"), ("- 1\n- 2", "holds a list"), ("plain", "a str")],
+    [
+        ("a: [1", "not a YAML file"),
+        ("a:\n\t- 1", "not a YAML file"),
+        ("- 1\n- 2", "contains a list"),
+        ("plain", "a str"),
+    ],
 )
 def test_a_file_that_is_no_mapping_is_refused_in_one_line(load, text, message):
     found = complaint(load, text)

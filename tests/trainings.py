@@ -35,7 +35,7 @@ SETTINGS = {
 
 
 def config(movies, output, **changes):
-    from mmgenre.training.job import TrainConfig
+    from mmgenre.training.config import TrainConfig
 
     return TrainConfig.parse({"dataset": movies, "output": str(output)} | SETTINGS | changes, "test")
 

@@ -1,7 +1,7 @@
-"""Google's nodes for Ray's autoscaler, with an account of those that could not be had.
+"""Google Cloud's node provider for Ray's autoscaler, which also reports refused launches.
 
-Ray's provider reports a refused instance as any other error, and the autoscaler keeps account of NodeLaunchException
-only, which spot_first reads.
+Ray's provider raises an ordinary error for a refused instance, but the autoscaler records only NodeLaunchException, and
+spot_first reads that record.
 """
 
 import sys
@@ -12,13 +12,13 @@ from ray.autoscaler.node_launch_exception import NodeLaunchException
 
 
 class GcpNodes(GCPNodeProvider):
-    """Ray's own, but for what a failed launch raises."""
+    """Ray's provider, except for the error that a failed launch raises."""
 
     def create_node(self, base_config: dict[str, Any], tags: dict[str, str], count: int) -> dict[str, Any]:
-        """Launch instances; what each operation answered, by instance.
+        """Launch instances; returns the result of each operation, by instance.
 
         Raises:
-            NodeLaunchException: one of them failed, for want of capacity or quota above all.
+            NodeLaunchException: one of them failed, usually for lack of capacity or quota.
         """
         try:
             return super().create_node(base_config, tags, count)

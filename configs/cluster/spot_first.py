@@ -1,9 +1,9 @@
-"""Spot nodes first, on-demand ones while the cloud has no spot: how Ray's autoscaler chooses between node types.
+"""Scores node types for Ray's autoscaler: spot nodes first, on-demand nodes while the cloud refuses spot nodes.
 
-Between types that fit a demand equally well, Ray 2.60 chooses the same one each time, whatever became of it the last
-time. Its autoscaler v1 keeps account of launches that were refused, and asks the function that is named in
-RAY_AUTOSCALER_UTILIZATION_SCORER how well a type fits: this one reads the account. (v2 has no such function, and its
-account is of nodes that were launched and never came up.)
+Between types that fit a demand equally well, Ray 2.60 always chooses the same one, even if its last launch was refused.
+Its autoscaler v1 records refused launches, and calls the function named in RAY_AUTOSCALER_UTILIZATION_SCORER to score a
+type; this one reads the record. (v2 calls no such function, and records only nodes that were launched and never came
+up.)
 """
 
 from ray.autoscaler._private.node_provider_availability_tracker import NodeAvailabilitySummary
@@ -19,23 +19,22 @@ def score(
     *,
     node_availability_summary: NodeAvailabilitySummary,
 ) -> tuple[float, ...] | None:
-    """How well a node type fits: Ray's own score, then whether it can be had, then whether it is spot (`…_spot`).
+    """How well a node type fits: Ray's own score, then whether it is available, then whether it is spot (`…_spot`).
 
-    A refusal counts for AUTOSCALER_NODE_AVAILABILITY_MAX_STALENESS_S, half an hour unless the head's environment says
-    otherwise.
+    A refusal counts for AUTOSCALER_NODE_AVAILABILITY_MAX_STALENESS_S: half an hour by default.
 
     Args:
-        node_resources: what a node of the type offers.
-        resources: what is asked for, by task or actor.
-        node_type: its name.
-        node_availability_summary: how the last launch of each type went.
+        node_resources: resources that a node of the type offers.
+        resources: demands, one dict per task or actor.
+        node_type: name of the type.
+        node_availability_summary: result of the last launch of each type.
 
     Returns:
-        The higher, the better; None when the type fits none of what is asked for.
+        A higher score is better; None if the type fits none of the demands.
     """
-    # Ray learns a type's memory when its first node runs: one twin would have it and the other not.
-    told = {"memory"}.difference(*resources)
-    offered = {name: amount for name, amount in node_resources.items() if name not in told}
+    # Ray learns a type's memory from its first node, so only one type of a pair may have it; ignored unless demanded.
+    ignored = {"memory"}.difference(*resources)
+    offered = {name: amount for name, amount in node_resources.items() if name not in ignored}
     fit = _default_utilization_scorer(
         offered, resources, node_type, node_availability_summary=node_availability_summary
     )

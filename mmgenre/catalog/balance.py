@@ -1,4 +1,4 @@
-"""A balanced choice of movies: no genre above a cap, the rarest genre served first."""
+"""A balanced choice of movies: at most a given number per genre, filling the rarest genre first."""
 
 import numpy as np
 from pydantic import Field
@@ -7,42 +7,42 @@ from mmgenre.config import Config
 
 
 class BalanceConfig(Config):
-    """How many movies of each genre a catalogue holds."""
+    """Cap on the number of movies per genre."""
 
-    max_per_genre: int | None = Field(4000, gt=0, description="movies of one genre at the most; null takes them all")
-    seed: int = Field(0, ge=0, lt=2**63, description="another seed chooses other movies")
+    max_per_genre: int | None = Field(4000, gt=0, description="maximum movies per genre; null: no cap")
+    seed: int = Field(0, ge=0, lt=2**63, description="random seed of the choice")
 
 
 def choose(numbers: np.ndarray, labels: np.ndarray, max_per_genre: int, seed: int) -> np.ndarray:
-    """Which movies a balanced catalogue takes; the order they come in does not matter.
+    """Which movies go into a balanced catalogue, independent of their order.
 
-    Genre after genre, the rarest first, takes its movies by a hash of their ids, passing over those
-    that carry a genre which is full already.
+    Starting with the rarest, each genre takes movies in the order of a hash of their ids and skips movies that would
+    exceed the cap of any genre.
 
     Args:
-        numbers: shape (N,), integers: the number in each movie's id, all distinct.
+        numbers: the number in each movie's id, shape (N,), distinct integers.
         labels: shape (N, 9), bool, columns in GENRES order.
         max_per_genre: the cap.
-        seed: stirs the hash.
+        seed: of the hash.
 
     Returns:
-        Shape (N,), bool. Movies without a genre are all taken: the cap is on genres.
+        Shape (N,), bool. Movies without a genre are always chosen, since they count towards no cap.
     """
     by_priority = np.argsort(_priority(numbers, seed))
     ranked = labels[by_priority]
     taken = np.logical_not(ranked.any(axis=1))
     room = np.full(labels.shape[1], max_per_genre)
     for genre in np.argsort(ranked.sum(axis=0), kind="stable"):
-        # Each turn takes all that is left of the genre, or fills some genre: there are few turns.
+        # Each iteration uses up the genre's movies or fills some genre, so there are few.
         while room[genre] > 0:
             free = ranked[:, genre] & ~taken & ~ranked[:, room == 0].any(axis=1)
-            next_ones = np.flatnonzero(free)[: room[genre]]
-            if not len(next_ones):
+            candidates = np.flatnonzero(free)[: room[genre]]
+            if not len(candidates):
                 break
-            fitting = (ranked[next_ones].cumsum(axis=0) <= room).all(axis=1)
-            next_ones = next_ones[fitting]
-            taken[next_ones] = True
-            room -= ranked[next_ones].sum(axis=0)
+            fits = (ranked[candidates].cumsum(axis=0) <= room).all(axis=1)
+            candidates = candidates[fits]
+            taken[candidates] = True
+            room -= ranked[candidates].sum(axis=0)
     chosen = np.empty_like(taken)
     chosen[by_priority] = taken
     return chosen
@@ -53,7 +53,7 @@ def _priority(numbers: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
-    """SplitMix64: a bijection, so that no two ids tie.
+    """SplitMix64, a bijection: two ids never get the same hash.
 
     Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", figure 17.
     """

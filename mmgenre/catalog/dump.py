@@ -1,6 +1,6 @@
-"""IMDb's title.basics dump, plain or gzipped: a stream of its raw rows, and what their fields mean.
+"""IMDb's title.basics dump, plain or gzipped: a stream of raw rows, and parsers for their fields.
 
-Nothing is quoted in a dump, and `\\N` stands for null.
+Dumps have no quoting; `\\N` is null.
 """
 
 import gzip
@@ -21,148 +21,118 @@ from mmgenre.errors import InputError
 from mmgenre.labels import GENRES
 from mmgenre.tables import storage
 
+# fmt: off
 TitleType = Literal[
-    "movie",
-    "short",
-    "tvEpisode",
-    "tvMiniSeries",
-    "tvMovie",
-    "tvPilot",
-    "tvSeries",
-    "tvShort",
-    "tvSpecial",
-    "video",
+    "movie", "short", "tvEpisode", "tvMiniSeries", "tvMovie", "tvPilot", "tvSeries", "tvShort", "tvSpecial", "video",
     "videoGame",
 ]
 OTHER_GENRES = (
-    "Adult",
-    "Animation",
-    "Biography",
-    "Documentary",
-    "Family",
-    "Fantasy",
-    "Film-Noir",
-    "Game-Show",
-    "History",
-    "Music",
-    "Musical",
-    "Mystery",
-    "News",
-    "Reality-TV",
-    "Short",
-    "Sport",
-    "Talk-Show",
-    "War",
-    "Western",
+    "Adult", "Animation", "Biography", "Documentary", "Family", "Fantasy", "Film-Noir", "Game-Show", "History", "Music",
+    "Musical", "Mystery", "News", "Reality-TV", "Short", "Sport", "Talk-Show", "War", "Western",
 )
-MAX_NUMBER = 10**9
-_KNOWN_GENRES = frozenset((*GENRES, *OTHER_GENRES))
 _COLUMNS = (
-    "tconst",
-    "titleType",
-    "primaryTitle",
-    "originalTitle",
-    "isAdult",
-    "startYear",
-    "endYear",
-    "runtimeMinutes",
+    "tconst", "titleType", "primaryTitle", "originalTitle", "isAdult", "startYear", "endYear", "runtimeMinutes",
     "genres",
 )
+# fmt: on
+# Ids have at most nine digits.
+MAX_NUMBER = 10**9
+_KNOWN_GENRES = frozenset((*GENRES, *OTHER_GENRES))
 _EXPECTED = f"IMDb's title.basics.tsv or title.basics.tsv.gz, with the columns {', '.join(_COLUMNS)}"
-_READ = [name for name in _COLUMNS if name not in ("originalTitle", "endYear")]
+_USED_COLUMNS = [name for name in _COLUMNS if name not in ("originalTitle", "endYear")]
 _NULL = b"\\N"
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
-_PIECE_BYTES = 1 << 18
+_CHUNK_BYTES = 1 << 18
 _BLOCK_BYTES = 8 << 20
 
 
 class Dump:
-    """A title.basics dump, opened, its header checked.
+    """An open title.basics dump with a valid header.
 
-    `malformed` counts the lines that are no rows, by reason, and `damage` says what is wrong with
-    the gzip stream, if anything is; both are complete once `rows` has been read to its end.
+    `malformed` counts skipped lines by reason, and `damage` is the error of a corrupt gzip stream; both are complete
+    after `rows` has been exhausted.
 
     Raises:
-        InputError: nothing can be read there, it is empty, or it is another kind of file.
+        InputError: the file cannot be read, is empty, or is not a title.basics dump.
     """
 
     def __init__(self, location: str):
         self.location = location
         self.malformed: Counter[str] = Counter()
         self.damage: str | None = None
-        self._pieces = self._decompress(_open(location))
+        self._chunks = self._decompress(_open(location))
         self._head, self._names = self._read_header()
 
     def rows(self) -> Iterator[pa.Table]:
-        """The rows in dump order, some megabytes at a time, as the bytes that stand there.
+        """Rows as undecoded bytes, in dump order, a few megabytes at a time.
 
-        The next block is read and decompressed in a thread of its own meanwhile.
+        A thread reads and decompresses the next block in the meantime.
 
         Raises:
-            InputError: not one line of the dump is a row.
+            InputError: the dump has no valid row.
         """
         blocks = self._blocks()
         num_rows = 0
         with ThreadPoolExecutor(1, thread_name_prefix="decompress") as thread:
-            coming = thread.submit(next, blocks, None)
-            while (block := coming.result()) is not None:
-                coming = thread.submit(next, blocks, None)
+            next_block = thread.submit(next, blocks, None)
+            while (block := next_block.result()) is not None:
+                next_block = thread.submit(next, blocks, None)
                 rows = self._parse(block)
                 num_rows += rows.num_rows
                 yield rows
         if not num_rows:
-            raise InputError(f"{self.location}: not one whole row{self._because}; expected {_EXPECTED}")
+            raise InputError(f"{self.location}: no complete row{self._damage_note}; expected {_EXPECTED}")
 
     @property
-    def _because(self) -> str:
+    def _damage_note(self) -> str:
         return f" ({self.damage})" if self.damage else ""
 
     def _decompress(self, stream: io.BufferedReader) -> Iterator[bytes]:
         with stream:
             source = gzip.GzipFile(fileobj=stream) if stream.peek(2)[:2] == _GZIP else stream
             try:
-                # read1, because a read that meets the damage loses what it had before.
-                while piece := source.read1(_PIECE_BYTES):
-                    yield piece
+                # Not read(): it discards the data before the damage.
+                while chunk := source.read1(_CHUNK_BYTES):
+                    yield chunk
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                 self.damage = str(error)
 
     def _read_header(self) -> tuple[bytes, list[str]]:
-        """What has been read beyond the header, and the header's names."""
-        start = b""
-        for piece in self._pieces:
-            start += piece
-            if b"\n" in start or len(start) > _PIECE_BYTES:
+        """The data read past the header, and the column names."""
+        head = b""
+        for chunk in self._chunks:
+            head += chunk
+            if b"\n" in head or len(head) > _CHUNK_BYTES:
                 break
-        if not start:
-            raise InputError(f"{self.location}: empty{self._because}; expected {_EXPECTED}")
-        header, _, rest = start.removeprefix(_BOM).partition(b"\n")
+        if not head:
+            raise InputError(f"{self.location}: empty{self._damage_note}; expected {_EXPECTED}")
+        header, _, rest = head.removeprefix(_BOM).partition(b"\n")
         names = header.rstrip(b"\r").decode("utf-8", "backslashreplace").split("\t")
-        if not set(_READ) <= set(names):
-            raise InputError(f"{self.location}: begins with {_shown(names)}; expected {_EXPECTED}")
-        rest = rest or next(self._pieces, b"")
+        if not set(_USED_COLUMNS) <= set(names):
+            raise InputError(f"{self.location}: starts with {_preview(names)}; expected {_EXPECTED}")
+        rest = rest or next(self._chunks, b"")
         if not rest:
-            raise InputError(f"{self.location}: a header without rows{self._because}; expected {_EXPECTED}")
+            raise InputError(f"{self.location}: a header and no rows{self._damage_note}; expected {_EXPECTED}")
         return rest, names
 
     def _blocks(self) -> Iterator[memoryview]:
-        """Whole lines, about _BLOCK_BYTES of them at a time."""
-        pieces = [self._head]
+        """Complete lines, in blocks of about _BLOCK_BYTES."""
+        chunks = [self._head]
         size = len(self._head)
-        for piece in self._pieces:
-            pieces.append(piece)
-            size += len(piece)
+        for chunk in self._chunks:
+            chunks.append(chunk)
+            size += len(chunk)
             if size < _BLOCK_BYTES:
                 continue
-            block = b"".join(pieces)
+            block = b"".join(chunks)
             end = block.rfind(b"\n") + 1
             if end:
                 yield memoryview(block)[:end]
-            # A line as long as a block is no row: the stand-in for its start gives it too many columns.
-            pieces = [block[end:] if end else b"\t" * len(self._names)]
-            size = len(pieces[0])
-        last = b"".join(pieces)
+            # A line longer than a block is not a row: tabs replace its start, which makes it malformed.
+            chunks = [block[end:] if end else b"\t" * len(self._names)]
+            size = len(chunks[0])
+        last = b"".join(chunks)
         end = len(last) if self.damage is None else last.rfind(b"\n") + 1
         if end < len(last):
             self.malformed["truncated_file"] += 1
@@ -174,38 +144,38 @@ class Dump:
             pa.BufferReader(pa.py_buffer(block)),
             read_options=csv.ReadOptions(column_names=self._names, use_threads=False, block_size=len(block)),
             parse_options=csv.ParseOptions(
-                delimiter="\t", quote_char=False, ignore_empty_lines=False, invalid_row_handler=self._skip
+                delimiter="\t", quote_char=False, ignore_empty_lines=False, invalid_row_handler=self._skip_row
             ),
             convert_options=csv.ConvertOptions(
-                include_columns=_READ,
-                column_types=dict.fromkeys(_READ, pa.binary()),
+                include_columns=_USED_COLUMNS,
+                column_types=dict.fromkeys(_USED_COLUMNS, pa.binary()),
                 check_utf8=False,
                 strings_can_be_null=False,
             ),
         )
-        # The parser takes an empty line for a row of empty fields.
-        filled = pc.or_(pc.not_equal(rows["tconst"], b""), pc.not_equal(rows["titleType"], b""))
-        num_empty = rows.num_rows - pc.sum(filled, min_count=0).as_py()
+        # The parser returns an empty line as a row of empty fields.
+        is_filled = pc.or_(pc.not_equal(rows["tconst"], b""), pc.not_equal(rows["titleType"], b""))
+        num_empty = rows.num_rows - pc.sum(is_filled, min_count=0).as_py()
         self.malformed["empty_line"] += num_empty
-        return rows.filter(filled) if num_empty else rows
+        return rows.filter(is_filled) if num_empty else rows
 
-    def _skip(self, _: csv.InvalidRow) -> str:
+    def _skip_row(self, _: csv.InvalidRow) -> str:
         self.malformed["wrong_number_of_columns"] += 1
         return "skip"
 
 
 def bad_ids(fields: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whether an id is none: not `tt` and 7 digits, or 8 or 9 that do not begin with 0."""
+    """Whether each id is invalid: not `tt` with 7 digits, or with 8 or 9 that do not start with 0."""
     return pc.invert(pc.match_substring_regex(fields, r"^tt(\d{7}|[1-9]\d{7,8})$"))
 
 
 def no_titles(fields: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whether a title is null or blank."""
+    """Whether each title is null or blank."""
     return pc.match_substring_regex(fields, r"^(\s*|\\N)$")
 
 
 def not_utf8(fields: pa.ChunkedArray) -> pa.Array:
-    """Whether the bytes are no text."""
+    """Whether each field is invalid UTF-8."""
     try:
         fields.cast(pa.string())
     except pa.ArrowInvalid:
@@ -214,7 +184,7 @@ def not_utf8(fields: pa.ChunkedArray) -> pa.Array:
 
 
 def bad_flags(fields: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whether a flag is neither 0 nor 1, as in rows whose columns are shifted."""
+    """Whether each flag is neither 0 nor 1, which happens in rows with shifted columns."""
     return pc.invert(pc.is_in(fields, pa.array([b"0", b"1"])))
 
 
@@ -224,28 +194,28 @@ def numbers(ids: pa.ChunkedArray) -> np.ndarray:
 
 
 def years(fields: pa.ChunkedArray) -> tuple[pa.ChunkedArray, int]:
-    """Years, null where there is none, and how many of the nulls stand for something else than a year."""
+    """Years, null if unknown, and the number of fields that are neither a year nor null."""
     return _integers(fields, r"^[12]\d{3}$")
 
 
 def runtimes(fields: pa.ChunkedArray) -> tuple[pa.ChunkedArray, int]:
-    """Minutes, null where there are none, and how many of the nulls stand for something else than minutes."""
+    """Minutes, null if unknown, and the number of fields that are neither minutes nor null."""
     return _integers(fields, r"^\d{1,6}$")
 
 
 def genre_bits(fields: pa.ChunkedArray) -> tuple[np.ndarray, Counter[str]]:
-    """The nine genres of each field such as `Comedy,Short`, and the genres that IMDb does not have.
+    """The nine genres in each field such as `Comedy,Short`, and the genres that IMDb does not use.
 
     Returns:
-        Shape (N,), uint16, the lowest bit the first of GENRES; the rows each unknown genre is in.
+        Bit masks, shape (N,), uint16, with the first of GENRES in the lowest bit; the number of rows per unknown genre.
     """
     encoded = fields.combine_chunks().dictionary_encode()
     combinations = [_parse_genres(field) for field in encoded.dictionary.to_pylist()]
-    which = encoded.indices.to_numpy()
+    indices = encoded.indices.to_numpy()
     unknown: Counter[str] = Counter()
-    for (_, names), rows in zip(combinations, np.bincount(which, minlength=len(combinations)), strict=True):
+    for (_, names), rows in zip(combinations, np.bincount(indices, minlength=len(combinations)), strict=True):
         unknown.update(dict.fromkeys(names, int(rows)))
-    return np.array([bits for bits, _ in combinations], np.uint16)[which], unknown
+    return np.array([bits for bits, _ in combinations], np.uint16)[indices], unknown
 
 
 def _integers(fields: pa.ChunkedArray, pattern: str) -> tuple[pa.ChunkedArray, int]:
@@ -274,14 +244,14 @@ def _open(location: str) -> io.BufferedReader:
     storage.require_file(location, _EXPECTED)
     filesystem, path = storage.resolve(location)
     try:
-        # The content says whether it is compressed, not the name.
-        return io.BufferedReader(filesystem.open_input_stream(path, compression=None), _PIECE_BYTES)
+        # The content decides whether to decompress, not the file name.
+        return io.BufferedReader(filesystem.open_input_stream(path, compression=None), _CHUNK_BYTES)
     except OSError as error:
         raise InputError(f"{location}: cannot be read ({error}); expected {_EXPECTED}") from None
 
 
-def _shown(names: list[str]) -> str:
-    """The first line of a file of another kind, short and printable."""
+def _preview(names: list[str]) -> str:
+    """The first line of a file that is not a dump, shortened and printable."""
     if len(names) > 1 and all(name.isprintable() for name in names):
         text = "the columns " + ", ".join(names)
     else:

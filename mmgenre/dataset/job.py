@@ -1,4 +1,4 @@
-"""CATALOG + ENRICHED (+ POSTERS) → MOVIES: the movies to learn from, their labels, and a split that does not leak."""
+"""CATALOG + ENRICHED (+ POSTERS) → MOVIES: labelled movies, split into train, val and test without leaks."""
 
 import hashlib
 import re
@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from mmgenre.catalog.job import curation_table
-from mmgenre.config import Config
+from mmgenre.config import Config, Requirements
 from mmgenre.errors import InputError
 from mmgenre.labels import GENRES, encode
-from mmgenre.tables.joins import with_posters
+from mmgenre.tables.joins import RightTable, with_posters
 from mmgenre.tables.manifest import Manifest, Recipe
+from mmgenre.tables.output import Output
 from mmgenre.tables.schema import CATALOG, ENRICHED, MOVIES, POSTERS, SPLITS, per_genre
 from mmgenre.tables.table import Table, TableWriter, count_values
 
@@ -27,44 +28,56 @@ _NOT_A_WORD = re.compile(r"[\W_]+")
 
 
 class DatasetConfig(Config):
-    """Which movies are learned from, and how they are split."""
+    """Select the movies to train on, and split them."""
 
     catalog: str = Field(description="folder of the CATALOG table")
     enriched: str = Field(description="folder of the ENRICHED table")
-    posters: str | None = Field(None, description="folder of the POSTERS table; null: movies without posters")
+    posters: str | None = Field(None, description="folder of the POSTERS table; null: no images")
     output: str = Field(description="folder of the MOVIES table")
-    overwrite: bool = Field(False, description="replace what another configuration left in output")
+    overwrite: bool = Field(False, description="replace an output made with other settings or inputs")
     language: str | None = Field(
-        "en", description="ISO 639-1 code of the original language of the movies kept, beside unknown ones; null: all"
+        "en", description="ISO 639-1 code; keep movies of this or an unknown original language; null: keep all"
     )
-    min_words: int = Field(6, ge=0, description="words a plot must have; 0 keeps movies without a plot")
-    require_poster: bool = Field(False, description="keep only movies that have a poster")
-    val_share: float = Field(0.1, gt=0, lt=0.5, description="of the groups of movies with equal plots")
-    test_share: float = Field(0.1, gt=0, lt=0.5, description="of the groups of movies with equal plots")
-    seed: int = Field(0, ge=0, description="of the split")
+    min_words: int = Field(6, ge=0, description="minimum words per plot; 0: keep movies without a plot")
+    require_poster: bool = Field(False, description="keep only movies with a poster")
+    val_share: float = Field(0.1, gt=0, lt=0.5, description="validation share; movies with equal plots stay together")
+    test_share: float = Field(0.1, gt=0, lt=0.5, description="test share; movies with equal plots stay together")
+    seed: int = Field(0, ge=0, description="seed of the split")
 
     @model_validator(mode="after")
     def _posters_to_require(self) -> Self:
         if self.require_poster and self.posters is None:
-            raise ValueError("require_poster=true: needs the POSTERS table; give it as posters=DIR")
+            raise ValueError("require_poster=true needs the POSTERS table; give it as posters=DIR")
         return self
+
+    def requirements(self) -> tuple[Requirements, ...]:
+        """See Config."""
+        return (Requirements(inputs=(self.catalog, self.enriched, self.posters), outputs=(self.output,)),)
 
 
 def build_dataset(config: DatasetConfig) -> Manifest:
-    """One MOVIES row for each catalogued movie with one of the nine genres, the language, and enough words.
+    """Write one MOVIES row per catalogued movie with a known genre, the language, and enough words.
 
     Raises:
-        InputError: a table is missing or of another kind, a catalogued movie is not enriched, or no movie is left.
+        InputError: a table is missing or of the wrong kind, a catalogued movie is not enriched, or no movie is left.
     """
     catalog, enriched = Table(config.catalog, CATALOG), Table(config.enriched, ENRICHED)
     posters = None if config.posters is None else Table(config.posters, POSTERS)
     tables = {"catalog": catalog, "enriched": enriched} | ({} if posters is None else {"posters": posters})
     inputs = {role: table.manifest.fingerprint for role, table in tables.items()}
     settings = config.to_settings(without=("catalog", "enriched", "posters", "output", "overwrite"))
-    writer = TableWriter(config.output, MOVIES, Recipe(job="dataset", settings=settings, inputs=inputs))
-    found = writer.begin(overwrite=config.overwrite)
-    if found is not None:
-        return found
+    recipe = Recipe(job="dataset", settings=settings, inputs=inputs)
+    output = Output(config.output, recipe, overwrite=config.overwrite)
+    if output.finished is not None:
+        return output.finished
+    with output:
+        return _fill(config, TableWriter(output, MOVIES), catalog, enriched, posters)
+
+
+def _fill(
+    config: DatasetConfig, writer: TableWriter, catalog: Table, enriched: Table, posters: Table | None
+) -> Manifest:
+    """Write the rows, check the splits, and complete the table."""
     curation: Counter[str] = Counter()
     parts: Iterator[pa.Table] = (_movies(part, config, curation) for part in _join(catalog, enriched))
     if posters is None:
@@ -86,19 +99,19 @@ def build_dataset(config: DatasetConfig) -> Manifest:
 
 
 def describe(manifest: Manifest) -> str:
-    """What each step left, the splits, and the manifest's line."""
+    """The curation table, the size of each split, and the manifest's line."""
     splits = ", ".join(f"{split} {manifest.notes['splits'][split]:,}" for split in SPLITS)
     return "\n".join([curation_table(manifest.notes["curation"]), f"splits: {splits}", str(manifest)])
 
 
 def normalise(plot: str) -> str:
-    """A plot without case, accents, punctuation and spacing: plots equal after it are the same plot."""
+    """A plot without case, accents, punctuation and spacing, by which equal plots are recognised."""
     plain = unicodedata.normalize("NFKD", plot.casefold())
     return _NOT_A_WORD.sub(" ", "".join(mark for mark in plain if not unicodedata.combining(mark))).strip()
 
 
 def split_of(group: str, config: DatasetConfig) -> str:
-    """The split of a group of movies: by hash, so that it stays the same as the catalogue grows."""
+    """The split of a group of movies, by hash: it stays the same when the catalogue grows."""
     digest = hashlib.blake2b(group.encode(), digest_size=8, key=str(config.seed).encode()).digest()
     position = int.from_bytes(digest) / 2**64
     if position < config.test_share:
@@ -107,21 +120,18 @@ def split_of(group: str, config: DatasetConfig) -> str:
 
 
 def _join(catalog: Table, enriched: Table) -> Iterator[pa.Table]:
-    """What is known of the same movies, a bounded part at a time; the catalogue is small and stays in memory."""
+    """Both tables' columns of each catalogued movie, in bounded parts; the catalogue is held in memory."""
     movies = catalog.read(["imdb_id", "title", "genres"])
     missing = pc.invert(pc.is_in(movies["imdb_id"], enriched.read(["imdb_id"])["imdb_id"]))
     if pc.any(missing).as_py():
         raise InputError(
-            f"{enriched.directory}: lacks {pc.sum(missing).as_py():,} of the movies in {catalog.directory}; "
+            f"{enriched.directory}: {pc.sum(missing).as_py():,} of the movies in {catalog.directory} are missing; "
             "run jobs/enrich.py on that catalogue again"
         )
+    catalogued = RightTable(movies)
     columns = ["imdb_id", "plot", "language"]
     for batch in enriched.dataset.to_batches(columns=columns, batch_size=_ROWS_PER_PART):
-        part = pa.Table.from_batches([batch])
-        row = pc.index_in(part["imdb_id"], movies["imdb_id"])
-        known = row.is_valid()
-        part, row = part.filter(known), row.filter(known)
-        yield part.append_column("title", movies["title"].take(row)).append_column("genres", movies["genres"].take(row))
+        yield catalogued.join(pa.Table.from_batches([batch]), inner=True)
 
 
 def _with_images(movies: pa.Table, posters: Table, config: DatasetConfig, curation: Counter[str]) -> Iterator[pa.Table]:
@@ -132,7 +142,7 @@ def _with_images(movies: pa.Table, posters: Table, config: DatasetConfig, curati
 
 
 def _movies(part: pa.Table, config: DatasetConfig, curation: Counter[str]) -> pa.Table:
-    """The part's MOVIES rows; counts what is left after each step."""
+    """The MOVIES rows of a part, without images; counts the rows that each step leaves."""
     for step, keep in _steps(config).items():
         part = part.filter(keep(part))
         curation[step] += part.num_rows
@@ -168,19 +178,19 @@ def _require_movies(config: DatasetConfig, curation: Counter[str]) -> None:
     needed = [rows for step, rows in curation.items() if step != _POSTERS_AVAILABLE or config.require_poster]
     if not needed or min(needed) == 0:
         steps = ", ".join(f"{step} {rows:,}" for step, rows in curation.items())
-        raise InputError(f"{config.enriched}: no movie is left to learn from ({steps}); check language and min_words")
+        raise InputError(f"{config.enriched}: no movie is left to train on ({steps}); check language and min_words")
 
 
 def _require_every_split(splits: pa.ChunkedArray) -> None:
     empty = set(SPLITS) - set(splits.unique().to_pylist())
     if empty:
-        raise InputError(f"{len(splits):,} movies are too few: none in {', '.join(empty)}; take a larger catalogue")
+        raise InputError(f"{len(splits):,} movies are too few: none in {', '.join(empty)}; use a larger catalogue")
 
 
 def _require_no_leak(rows: pa.Table) -> None:
-    """Raise unless all movies with one plot are in one split: the check that the split is what it promises."""
+    """Raise RuntimeError if movies with the same plot are in different splits."""
     split_by_plot: dict[str, str] = {}
     for plot, split in zip(rows["plot"].to_pylist(), rows["split"].to_pylist(), strict=True):
         group = normalise(plot or "")
         if group and split_by_plot.setdefault(group, split) != split:
-            raise RuntimeError(f"a plot is in the splits {split_by_plot[group]} and {split}: {plot[:60]!r}")
+            raise RuntimeError(f"a plot is in both {split_by_plot[group]} and {split}: {plot[:60]!r}")

@@ -1,4 +1,4 @@
-"""The rows of a MOVIES table that one model can learn from, as arrays."""
+"""The rows of a MOVIES table that a model can read, as arrays."""
 
 import functools
 import operator
@@ -10,17 +10,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmgenre.errors import InputError
-from mmgenre.models import Encoded, Encoder, FamilyConfig, Movies
+from mmgenre.models import EncodedMovies, Encoder, FamilyConfig, Movies
 from mmgenre.tables.schema import from_per_genre
 from mmgenre.tables.table import Table
 
-# What a movie is known by, as columns of MOVIES and as a person calls them; a title alone says too little.
-_KINDS = {"plot": "plot", "image": "poster"}
+# The MOVIES columns a model may need, and their names in messages; a title alone is not enough.
+_INPUTS = {"plot": "plot", "image": "poster"}
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Movies of one split, in the order of their ids, and their labels, shape (N, 9)."""
+    """Movies sorted by id, and their labels, shape (N, 9)."""
 
     ids: pa.ChunkedArray
     movies: Movies
@@ -31,61 +31,61 @@ class Rows:
 class Split:
     """Encoded movies and their labels, shape (N, 9)."""
 
-    movies: Encoded
+    movies: EncodedMovies
     labels: np.ndarray
 
 
 def is_known(model: FamilyConfig) -> pc.Expression:
-    """Which rows of a MOVIES table have what a model reads."""
-    return functools.reduce(operator.or_, [pc.field(name).is_valid() for name in _kinds(model)])
+    """Filter for the MOVIES rows with an input the model reads."""
+    return functools.reduce(operator.or_, [pc.field(name).is_valid() for name in _inputs(model)])
 
 
 def read_split(table: Table, split: str | Sequence[str], model: FamilyConfig, *, images: bool = True) -> Rows:
-    """The movies of a split that a model can read, in the order of their ids whatever the files' order.
+    """The movies of a split that a model can read, sorted by id.
 
     Args:
         table: of the schema MOVIES.
-        split: train, val or test, or several of them.
-        model: says what it reads.
-        images: false where they are not needed here, for they take much room.
+        split: one or several of train, val and test.
+        model: its family decides which columns are read.
+        images: false saves memory where images are not needed.
 
     Raises:
-        InputError: there are none.
+        InputError: there is no such movie.
     """
     columns = [name for name in model.columns if images or name != "image"]
     names = [split] if isinstance(split, str) else list(split)
     rows = table.read(["imdb_id", *columns, "labels"], pc.field("split").isin(names) & is_known(model))
     if rows.num_rows == 0:
-        wanted = " or a ".join(_KINDS[name] for name in _kinds(model))
+        inputs = " or a ".join(_INPUTS[name] for name in _inputs(model))
         raise InputError(
-            f"{table.directory}: no {' or '.join(names)} rows with a {wanted}; train needs train and val rows"
+            f"{table.directory}: no {' or '.join(names)} rows with a {inputs}; training needs train and val rows"
         )
     rows = rows.sort_by("imdb_id")
     return Rows(rows["imdb_id"], Movies.of(rows), from_per_genre(rows["labels"]))
 
 
 def encode(encoder: Encoder, rows: Rows) -> Split:
-    """The movies as arrays, without those that turn out to be unreadable.
+    """The encoded movies, without unreadable ones.
 
     Raises:
-        InputError: all of them are.
+        InputError: all movies are unreadable.
     """
     return readable(encoder.encode(rows.movies), rows.labels)
 
 
-def readable(movies: Encoded, labels: np.ndarray) -> Split:
-    """The movies without those that a model can read nothing of.
+def readable(movies: EncodedMovies, labels: np.ndarray) -> Split:
+    """Drop the movies in which the encoder found no readable input.
 
     Raises:
-        InputError: none is left.
+        InputError: no movie is left.
     """
-    kept = np.flatnonzero(movies.readable)
-    if not len(kept):
+    rows = np.flatnonzero(movies.readable)
+    if not len(rows):
         raise InputError(
-            f"dataset: none of the {len(labels):,} posters of a split can be decoded; make the POSTERS table again"
+            f"dataset: none of the {len(labels):,} posters of a split can be decoded; run jobs/posters.py again"
         )
-    return Split(movies.take(kept), labels[kept])
+    return Split(movies.take(rows), labels[rows])
 
 
-def _kinds(model: FamilyConfig) -> list[str]:
-    return [name for name in model.columns if name in _KINDS]
+def _inputs(model: FamilyConfig) -> list[str]:
+    return [name for name in model.columns if name in _INPUTS]

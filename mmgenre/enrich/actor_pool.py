@@ -1,4 +1,4 @@
-"""Ray Data actors that fetch rows over the network, many at once, and write them as they come."""
+"""Ray Data actors that fetch rows over the network, many concurrently, and write them as they arrive."""
 
 import asyncio
 import contextlib
@@ -11,32 +11,39 @@ from typing import Any, Protocol
 import pyarrow as pa
 import ray.data
 
-from mmgenre.enrich.http import Stopped
+from mmgenre.enrich.http import ServiceUnavailable
 from mmgenre.errors import InputError
 from mmgenre.progress import Progress
-from mmgenre.tables.cache_table import GrowingTable
+from mmgenre.tables.cache_table import CacheTable
 from mmgenre.tables.streams import mistake_in
 from mmgenre.tables.table import write_part
 
-# Movies of one call to an actor, and calls that overlap: the next ones fill the places of those that are done while
-# the slowest of a call are still being tried again.
-_PER_CALL = 256
-_CALLS = 8
-# Calls of one job, at the most: each costs the driver some bookkeeping.
-_MOST_CALLS = 4_000
-# What is lost when a process is killed, and what one part may hold.
-_WRITE_EVERY_S = 1.0
+# Batches overlap: movies of the next batches take the slots that free up while the slowest of a batch are retried.
+_MOVIES_PER_BATCH = 256
+_BATCHES_PER_ACTOR = 8
+# Each batch costs the driver some bookkeeping.
+_MAX_BATCHES = 4_000
+# A killed process loses at most this many seconds of rows; a part holds at most these rows and bytes.
+_FLUSH_EVERY_S = 1.0
 _ROWS_PER_PART = 400
 _BYTES_PER_PART = 32 * 2**20
-# Movies of one actor whose rows are under way, from the first request to the disk.
-_UNDER_WAY = 1_000
-_MOST_DEATHS = 3
-# Status of a movie that gets no row in this run, because the service has closed to us.
-_POSTPONED = "postponed"
+# Movies that an actor works on at a time, from the first request until their rows are on disk.
+_MOVIES_IN_FLIGHT = 1_000
+_MAX_CRASHES = 3
+
+# What a stage tells the driver about a batch: rows written by status, movies left out and why, requests sent.
+_BATCH_RESULT = pa.schema(
+    [
+        ("statuses", pa.map_(pa.string(), pa.int64())),
+        ("num_postponed", pa.int64()),
+        ("stop_reason", pa.string()),
+        ("num_requests", pa.int64()),
+    ]
+)
 
 
-class Fetcher(Protocol):
-    """What an actor does with one movie."""
+class RowFetcher(Protocol):
+    """Fetches the rows of one table; each actor has its own."""
 
     @property
     def num_requests(self) -> int:
@@ -46,155 +53,147 @@ class Fetcher(Protocol):
         """The movie's row.
 
         Raises:
-            Stopped: neither this movie nor any other can be had for now.
+            ServiceUnavailable: no movie can be fetched for now.
         """
 
 
 @dataclass(frozen=True)
-class Crew:
-    """The actors of a stage.
+class FetchPool:
+    """The actors of a fetching stage.
 
     Args:
-        build: makes an actor's fetcher, in the actor's process.
-        actors: how many there are.
-        cpus: of each of them.
+        build: creates an actor's fetcher, in the actor's process.
+        actors: number of actors.
+        cpus: CPUs per actor.
     """
 
-    build: Callable[[], Fetcher]
+    build: Callable[[], RowFetcher]
     actors: int
     cpus: float
 
 
-def fetch(movies: pa.Table, crew: Crew, table: GrowingTable, progress: Progress) -> None:
+def fetch_rows(movies: pa.Table, pool: FetchPool, table: CacheTable, progress: Progress) -> None:
     """Fetch a row for every movie and add it to the table.
 
     Raises:
-        InputError: the service has closed to us before the last movie; what was fetched is written.
+        InputError: the service became unavailable before the last movie; the fetched rows are written.
     """
     if not len(movies):
         return
-    per_call = max(_PER_CALL, -(-len(movies) // _MOST_CALLS))
-    calls = [movies.slice(start, per_call) for start in range(0, len(movies), per_call)]
-    outcomes = ray.data.from_arrow(calls).map_batches(
-        _Fetch,
-        fn_constructor_args=(crew.build, table.directory, table.schema, table.newest()),
+    batch_size = max(_MOVIES_PER_BATCH, -(-len(movies) // _MAX_BATCHES))
+    batches = [movies.slice(start, batch_size) for start in range(0, len(movies), batch_size)]
+    results = ray.data.from_arrow(batches).map_batches(
+        FetchRows,
+        fn_constructor_args=(pool.build, table.directory, table.schema, table.newest()),
         batch_size=None,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=crew.actors, max_concurrent_calls_per_actor=_CALLS),
-        num_cpus=crew.cpus,
-        # A movie that kills its actor would do so for ever.
-        max_task_retries=_MOST_DEATHS,
-        max_restarts=_MOST_DEATHS * crew.actors,
+        compute=ray.data.ActorPoolStrategy(size=pool.actors, max_concurrent_calls_per_actor=_BATCHES_PER_ACTOR),
+        num_cpus=pool.cpus,
+        # Without a limit, a movie that crashes its actor would do so forever.
+        max_task_retries=_MAX_CRASHES,
+        max_restarts=_MAX_CRASHES * pool.actors,
     )
-    postponed, reason = 0, ""
-    for outcome in _outcomes(outcomes):
-        postponed += outcome.statuses.pop(_POSTPONED, 0)
-        reason = reason or outcome.reason
-        progress.add(outcome.statuses, outcome.num_requests)
-    if postponed:
+    num_postponed, reason = 0, ""
+    for result in _rows(results):
+        progress.add(dict(result["statuses"]), result["num_requests"])
+        num_postponed += result["num_postponed"]
+        reason = reason or result["stop_reason"]
+    if num_postponed:
         raise InputError(
-            f"{reason}; {len(movies) - postponed:,} of {len(movies):,} rows are written, the same command goes on "
-            "from there"
+            f"{reason}; {len(movies) - num_postponed:,} of {len(movies):,} rows are written, run the same command "
+            "again to resume"
         )
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What became of the movies of one call."""
-
-    statuses: dict[str, int]
-    num_requests: int
-    reason: str
-
-    def to_table(self) -> pa.Table:
-        return pa.table(
-            {
-                "status": pa.array(self.statuses.keys(), pa.string()),
-                "rows": pa.array(self.statuses.values(), pa.int64()),
-                "num_requests": pa.array([self.num_requests] * len(self.statuses), pa.int64()),
-                "reason": pa.array([self.reason] * len(self.statuses), pa.string()),
-            }
-        )
-
-    @classmethod
-    def from_table(cls, table: pa.Table) -> "_Outcome":
-        statuses = dict(zip(table["status"].to_pylist(), table["rows"].to_pylist(), strict=True))
-        return cls(statuses, table["num_requests"][0].as_py(), table["reason"][0].as_py())
-
-
-def _outcomes(tables: "ray.data.Dataset") -> Iterator[_Outcome]:
+def _rows(results: "ray.data.Dataset") -> Iterator[dict[str, Any]]:
     try:
-        for table in tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield _Outcome.from_table(table)
+        for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield from batch.to_pylist()
     except ray.exceptions.RayError as error:
         raise mistake_in(error) or error from None
 
 
-class _Fetch:
-    """Ray Data stage: movies in, an account of their rows out."""
+class FetchRows:
+    """Ray Data stage: takes a batch of movies, writes their rows and returns a _BATCH_RESULT.
 
-    def __init__(self, build: Callable[[], Fetcher], directory: str, schema: pa.Schema, after: int):
-        # Half a million objects of the imports would be looked through again and again.
+    Args:
+        build: creates the fetcher.
+        directory: table to write to.
+        schema: of the rows.
+        after: time of the newest existing part, which these rows must follow.
+    """
+
+    def __init__(self, build: Callable[[], RowFetcher], directory: str, schema: pa.Schema, after: int):
+        # Otherwise each collection would scan half a million objects that the imports created.
         gc.freeze()
         self._fetcher = build()
-        self._recorder = Recorder(directory, schema, after)
-        self._places = asyncio.Semaphore(_UNDER_WAY)
-        self._reason = ""
-        self._counted = 0
+        self._writer = PartWriter(directory, schema, after)
+        self._slots = asyncio.Semaphore(_MOVIES_IN_FLIGHT)
+        self._stop_reason = ""
+        self._num_reported = 0
 
     async def __call__(self, movies: pa.Table) -> pa.Table:
+        """Fetch and write one batch; concurrent calls share the fetcher."""
         statuses = Counter(await asyncio.gather(*map(self._fetch, movies.to_pylist())))
-        before, self._counted = self._counted, self._fetcher.num_requests
-        return _Outcome(dict(statuses), self._counted - before, self._reason).to_table()
+        num_postponed = statuses.pop(None, 0)
+        before, self._num_reported = self._num_reported, self._fetcher.num_requests
+        result = {
+            "statuses": list(statuses.items()),
+            "num_postponed": num_postponed,
+            "stop_reason": self._stop_reason,
+            "num_requests": self._num_reported - before,
+        }
+        return pa.Table.from_pylist([result], _BATCH_RESULT)
 
-    async def _fetch(self, movie: dict[str, Any]) -> str:
-        async with self._places:
-            if self._reason:
-                return _POSTPONED
+    async def _fetch(self, movie: dict[str, Any]) -> str | None:
+        """The status of the row that was written; None if the service is unavailable."""
+        async with self._slots:
+            if self._stop_reason:
+                return None
             try:
                 row = await self._fetcher.fetch(movie)
-            except Stopped as stop:
-                self._reason = str(stop)
-                return _POSTPONED
-            await self._recorder.add(row)
+            except ServiceUnavailable as error:
+                self._stop_reason = str(error)
+                return None
+            await self._writer.add(row)
             return row["status"]
 
 
-class Recorder:
-    """Writes rows soon after they come, as parts of a table.
+class PartWriter:
+    """Writes rows shortly after they arrive, grouped into parts of a table.
 
     Args:
         directory: of the table.
         schema: of the rows.
-        after: time of the newest part that these rows must follow.
+        after: time of the newest existing part, which these rows must follow.
     """
 
     def __init__(self, directory: str, schema: pa.Schema, after: int = 0):
         self._directory = directory
         self._schema = schema
         self._after = after
-        self._open: _Part | None = None
+        self._pending: _PendingPart | None = None
 
     async def add(self, row: dict[str, Any]) -> None:
-        """Return when the row is on disk."""
-        part = self._open
+        """Return once the row is on disk."""
+        part = self._pending
         if part is None:
-            part = self._open = _Part()
+            part = self._pending = _PendingPart()
             part.written = asyncio.create_task(self._write(part))
         part.add(row)
         await asyncio.shield(part.written)
 
-    async def _write(self, part: "_Part") -> None:
+    async def _write(self, part: "_PendingPart") -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(part.full.wait(), _WRITE_EVERY_S)
-        self._open = None
+            await asyncio.wait_for(part.full.wait(), _FLUSH_EVERY_S)
+        self._pending = None
         table = pa.Table.from_pylist(part.rows, self._schema)
         await asyncio.to_thread(write_part, table, self._directory, self._schema, self._after)
 
 
 @dataclass
-class _Part:
-    """Rows that are written together."""
+class _PendingPart:
+    """Rows that will be written together."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     full: asyncio.Event = field(default_factory=asyncio.Event)

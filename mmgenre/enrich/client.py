@@ -1,65 +1,47 @@
-"""Titles asked of web services: one ENRICHED row each, whatever goes wrong on the way."""
+"""Fetches titles from web services: one ENRICHED row per title, whatever goes wrong."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
 
 from mmgenre.enrich.http import (
-    Breaker,
+    CircuitBreaker,
+    HttpClient,
     HttpConfig,
-    Pace,
+    Pacer,
     Request,
-    Stopped,
-    TooLong,
-    TryAgain,
-    Unhurried,
-    Web,
-    body,
-    patiently,
+    RetryableError,
+    ServiceUnavailable,
+    T,
+    read_body,
+    with_retries,
 )
-from mmgenre.enrich.providers.source import Fields, Source
-from mmgenre.enrich.rate_limit import ClusterPace, rate_limiter
+from mmgenre.enrich.providers.source import Source
+from mmgenre.enrich.rate_limit import ClusterPacer, get_rate_limiter
 from mmgenre.errors import InputError
 from mmgenre.tables.schema import EnrichStatus
 
-# What a title may lack, for a second service to fill in.
-_FILLED = ("plot", "language", "poster_url")
-_MAX_ANSWER = 2_000_000
+# Columns that a fallback provider fills in when the first one leaves them empty.
+_FILLABLE = ("plot", "language", "poster_url")
+_MAX_RESPONSE_BYTES = 2_000_000
 
 
-async def check(source: Source, http: HttpConfig) -> None:
-    """Find out with one request whether a service answers and takes the key.
-
-    Raises:
-        InputError: it does not.
-    """
-    client = Client(source, Unhurried(), http)
-    try:
-        await client.ask(source.probe(), source.check)
-    except Stopped as stop:
-        raise InputError(str(stop)) from None
-    except TryAgain as failure:
-        where = source.probe().url
-        raise InputError(f"{where}: no answer ({failure}); check base_url and the network") from None
-    finally:
-        await client.close()
-
-
-class Titles:
-    """Fetches ENRICHED rows: asks one service, and where it lacks something the next.
+class TitleFetcher:
+    """Fetches ENRICHED rows from one service, and from a second one where the first has gaps.
 
     Args:
         sources: the services, in order.
-        requests_per_second: at each of them, of all processes together.
-        http: patience with them.
+        requests_per_second: limit for each service, shared by all processes.
+        http: timeouts, retries and concurrency.
     """
 
     def __init__(self, sources: list[Source], requests_per_second: float, http: HttpConfig):
-        def pace(source: Source) -> ClusterPace:
-            return ClusterPace(rate_limiter(), source.base_url.split("/")[2], requests_per_second)
+        def pacer(source: Source) -> ClusterPacer:
+            return ClusterPacer(get_rate_limiter(), source.base_url.split("/")[2], requests_per_second)
 
-        self._clients = [Client(source, pace(source), http) for source in sources]
+        self._clients = [SourceClient(source, pacer(source), http) for source in sources]
 
     @property
     def num_requests(self) -> int:
@@ -67,90 +49,100 @@ class Titles:
         return sum(client.num_requests for client in self._clients)
 
     async def fetch(self, movie: dict[str, Any]) -> dict[str, Any]:
-        """The row of a movie with an `imdb_id`.
+        """The ENRICHED row of a movie, given as a dict with `imdb_id`.
 
         Raises:
-            Stopped: a service does not answer for now, whatever one asks.
+            ServiceUnavailable: a service does not serve any title for now.
         """
-        first, *others = self._clients
+        first, *fallbacks = self._clients
         row = await first.fetch(movie["imdb_id"])
-        for client in others:
-            if row["status"] != EnrichStatus.UNREACHABLE and any(row.get(name) is None for name in _FILLED):
-                row = fill(row, await client.fetch(movie["imdb_id"]))
+        for client in fallbacks:
+            if row["status"] != EnrichStatus.UNREACHABLE and any(row.get(name) is None for name in _FILLABLE):
+                row = fill_gaps(row, await client.fetch(movie["imdb_id"]))
         return movie | row | {"fetched_at": datetime.now(UTC).replace(microsecond=0)}
 
 
-def fill(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """A row whose gaps are filled with what another service says of the same title.
+def fill_gaps(row: dict[str, Any], fallback: dict[str, Any]) -> dict[str, Any]:
+    """The row, with its empty columns filled from the fallback provider's row of the same title.
 
-    When the other service could not be reached the row is `unreachable`, though it keeps what it has: the next run
-    asks again.
+    If the fallback provider was unreachable, the row keeps its values but becomes `unreachable`, so that the next run
+    fetches it again.
     """
-    if other["status"] == EnrichStatus.UNREACHABLE:
-        return row | {"status": EnrichStatus.UNREACHABLE, "detail": f"{other['provider']}: {other['detail']}"}
-    filled = [name for name in _FILLED if row.get(name) is None and other.get(name) is not None]
+    if fallback["status"] == EnrichStatus.UNREACHABLE:
+        detail = f"{fallback['provider']}: {fallback['detail']}"
+        return row | {"status": EnrichStatus.UNREACHABLE, "detail": detail}
     if row["status"] == EnrichStatus.NOT_FOUND:
-        return other if other["status"] == EnrichStatus.OK else row
+        return fallback if fallback["status"] == EnrichStatus.OK else row
+    filled = {name: fallback[name] for name in _FILLABLE if row.get(name) is None and fallback.get(name) is not None}
     if not filled:
         return row
-    return (
-        row
-        | {name: other[name] for name in filled}
-        | {
-            "provider": f"{row['provider']}+{other['provider']}",
-            "detail": f"{', '.join(filled)} from {other['provider']}",
-        }
-    )
+    provider = f"{row['provider']}+{fallback['provider']}"
+    return row | filled | {"provider": provider, "detail": f"{', '.join(filled)} from {fallback['provider']}"}
 
 
-class Client:
-    """Asks one service for titles.
+class SourceClient:
+    """Fetches titles from one service.
 
     Args:
-        source: what to ask, and what the answer says.
-        pace: when to ask.
-        http: how often and how long.
+        source: builds the requests and parses the responses.
+        pacer: decides when to send each request.
+        http: timeouts, retries and concurrency.
     """
 
-    def __init__(self, source: Source, pace: Pace, http: HttpConfig):
+    def __init__(self, source: Source, pacer: Pacer, http: HttpConfig):
         self._source = source
-        self._http = http
-        self._web = Web(pace, http)
-        self._breaker = Breaker(source.base_url)
+        self._config = http
+        self._http = HttpClient(pacer, http)
+        self._breaker = CircuitBreaker(source.base_url)
 
     @property
     def num_requests(self) -> int:
         """Requests sent so far."""
-        return self._web.num_requests
+        return self._http.num_requests
 
     async def fetch(self, imdb_id: str) -> dict[str, Any]:
-        """What the service knows of a title: provider, status, its columns, a detail where something is wrong.
+        """Columns provider and status of a title, and those that the service knows; detail says why a request failed.
 
         Raises:
-            Stopped: the service refuses the key, has given what it gives in a day, or is down.
+            ServiceUnavailable: the key is refused, the daily quota is used up, or the service is down.
         """
-        about = {"provider": self._source.kind}
+        provider = {"provider": self._source.kind}
         try:
-            found = await self.ask(self._source.request(imdb_id), self._source.read)
-        except TryAgain as failure:
-            self._breaker.failed(str(failure))
-            return about | {"status": EnrichStatus.UNREACHABLE, "detail": str(failure)}
-        self._breaker.succeeded()
-        if found is None:
-            return about | {"status": EnrichStatus.NOT_FOUND}
-        return about | {"status": EnrichStatus.OK} | found
+            fields = await self._get(self._source.request(imdb_id), self._source.read)
+        except RetryableError as failure:
+            self._breaker.record_failure(str(failure))
+            return provider | {"status": EnrichStatus.UNREACHABLE, "detail": str(failure)}
+        self._breaker.record_success()
+        if fields is None:
+            return provider | {"status": EnrichStatus.NOT_FOUND}
+        return provider | {"status": EnrichStatus.OK} | fields
 
-    async def ask(self, request: Request, read: Any) -> Fields:
-        """The answer to a request as `read(status, content)` understands it; raises what that raises."""
+    async def check(self) -> None:
+        """Send one request to check that the service responds and accepts the key.
 
-        async def understood(response: aiohttp.ClientResponse) -> Fields:
-            try:
-                return read(response.status, await body(response, _MAX_ANSWER))
-            except TooLong:
-                raise TryAgain("the answer is too long") from None
-
-        return await patiently(self._http, self._web.get, request, understood)
+        Raises:
+            InputError: it does not.
+        """
+        probe = self._source.probe()
+        try:
+            await self._get(probe, self._source.check)
+        except ServiceUnavailable as error:
+            raise InputError(str(error)) from None
+        except RetryableError as failure:
+            raise InputError(
+                f"{probe.url}: no response ({failure}); check base_url and the network connection"
+            ) from None
+        finally:
+            await self.close()
 
     async def close(self) -> None:
-        """End the connections."""
-        await self._web.close()
+        """Close the connections."""
+        await self._http.close()
+
+    async def _get(self, request: Request, parse: Callable[[int, bytes], T]) -> T:
+        """`parse(status, body)` of the response."""
+
+        async def read(response: aiohttp.ClientResponse) -> T:
+            return parse(response.status, await read_body(response, _MAX_RESPONSE_BYTES))
+
+        return await with_retries(self._config, self._http.get, request, read)

@@ -1,4 +1,4 @@
-"""Which hosts may be asked: URLs come from others, and must not lead into the network this runs in."""
+"""Which URLs may be requested: they come from third parties and must not reach the network this process runs in."""
 
 import errno
 import functools
@@ -13,70 +13,76 @@ from yarl import URL
 
 from mmgenre.errors import InputError
 
-_AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
-_HOST = re.compile(r"[a-z0-9._:-]{1,253}")
-# What inet_aton, and so getaddrinfo, may take for an IPv4 address: 127.1, 2130706433, 0x7f.1
+_HOST_NAME = re.compile(r"[a-z0-9._-]{1,253}")
+# inet_aton, and so getaddrinfo, may read these as IPv4 addresses: 127.1, 2130706433, 0x7f.1
 _NUMERIC = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
-# Global to some versions of Python. Teredo and 6to4 lead to the IPv4 address within, and no server needs them today.
+# Some versions of Python call these global. Teredo and 6to4 embed an IPv4 address; no server needs them today.
 _NOT_PUBLIC = (IPv4Network("192.0.0.0/24"), IPv6Network("2001::/32"), IPv6Network("2002::/16"))
 
 
-class PrivateAddress(OSError):  # noqa: N818 - says what was found, like its neighbours in aiohttp
-    """A name resolves to no address of the public Internet."""
+class ForbiddenUrl(ValueError):  # noqa: N818 - named like the row status it leads to
+    """A URL that must not be requested; the text says why."""
+
+
+class PrivateAddress(OSError):  # noqa: N818 - named after what was found, like its neighbours in aiohttp
+    """A host name resolves to no address on the public Internet."""
 
 
 @dataclass(frozen=True)
 class HostRules:
-    """The hosts that may be asked, over https, at public addresses.
+    """The hosts that may be requested, over https and at public addresses only.
 
-    A server's redirects are URLs too: ask with allow_redirects=False.
+    A redirect's target is a new URL to check: send requests with allow_redirects=False.
 
     Args:
-        allowed_hosts: "image.tmdb.org" for port 443, "image.tmdb.org:8443" for that port, "[::1]:80".
-        allow_private: the hosts may also be asked over http, at private addresses, and at any port
-            where they name none; for tests.
+        allowed_hosts: "image.tmdb.org" allows port 443, "image.tmdb.org:8443" and "[::1]:80" that port only.
+        allow_private: also allow http, private addresses, and any port of a host listed without one; for tests.
 
     Raises:
-        InputError: an allowed host is none.
+        InputError: an entry of allowed_hosts is not a host.
     """
 
     allowed_hosts: tuple[str, ...]
     allow_private: bool = False
 
     def __post_init__(self) -> None:
-        """Complain of a mistyped host at once."""
+        """Reject mistyped hosts early."""
         for entry in self.allowed_hosts:
-            _entry(entry)
+            _parse_entry(entry)
 
-    def refusal(self, url: str) -> str | None:
-        """Why the URL may not be asked, in a few words; None when it may."""
-        try:
-            asked = _parse(url)
-        except ValueError as error:
-            return str(error)
-        if asked.scheme != "https" and not (self.allow_private and asked.scheme == "http"):
-            return f"{asked.scheme} instead of https"
-        host = _host(asked)
-        ports = {port for allowed, port in map(_entry, self.allowed_hosts) if allowed == host}
+    def check(self, url: str) -> URL:
+        """Parse a URL and check it.
+
+        Request the URL object that is returned, not the text: then no second parser can read another host in it.
+
+        Raises:
+            ForbiddenUrl: it must not be requested.
+        """
+        parsed = _parse(url)
+        if parsed.scheme != "https" and not (self.allow_private and parsed.scheme == "http"):
+            raise ForbiddenUrl(f"{parsed.scheme} instead of https")
+        host = _host(parsed)
+        ports = {port for allowed, port in map(_parse_entry, self.allowed_hosts) if allowed == host}
         if not ports:
-            return f"{host} is not an allowed host"
-        if asked.port not in ports and not (None in ports and (self.allow_private or asked.port == 443)):
-            return f"port {asked.port} of {host} is not allowed"
-        if not self.allow_private and _address(host) and not _is_public(host):
-            return f"{host} is not a public address"
-        return None
+            raise ForbiddenUrl(f"{host} is not an allowed host")
+        if parsed.port not in ports and not (None in ports and (self.allow_private or parsed.port == 443)):
+            raise ForbiddenUrl(f"port {parsed.port} of {host} is not allowed")
+        # aiohttp does not ask the resolver about a URL that contains an address.
+        if not self.allow_private and _is_address(host) and not _is_public(host):
+            raise ForbiddenUrl(f"{host} is not a public address")
+        return parsed
 
     def resolver(self, inner: AbstractResolver | None = None) -> AbstractResolver:
-        """Resolves names, to public addresses only unless allow_private; made where an event loop runs.
+        """A resolver that returns public addresses only, unless allow_private; call it inside an event loop.
 
-        What a name resolves to is checked here, because it may change between a check and a request.
-        The session raises ClientConnectorDNSError, whose os_error is then a PrivateAddress.
+        Addresses are checked at resolution because a name may point elsewhere between a check and the request.
+        The session raises ClientConnectorDNSError with a PrivateAddress as its os_error.
 
         Args:
-            inner: asks the name servers; aiohttp's own choice when it is None.
+            inner: queries the name servers; default: aiohttp's own resolver.
         """
         inner = inner or DefaultResolver()
         return inner if self.allow_private else _PublicResolver(inner)
@@ -89,8 +95,8 @@ class _PublicResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
-        public = [address for address in found if _is_public(address["host"])]
+        addresses = await self._inner.resolve(host, port, family)
+        public = [address for address in addresses if _is_public(address["host"])]
         if not public:
             raise PrivateAddress(errno.EACCES, "resolves to no public address")
         return public
@@ -100,54 +106,54 @@ class _PublicResolver(AbstractResolver):
 
 
 @functools.cache
-def _entry(entry: str) -> tuple[str, int | None]:
-    """An allowed host, and its port if it names one."""
+def _parse_entry(entry: str) -> tuple[str, int | None]:
+    """Host and port (None if not given) of an entry of allowed_hosts."""
     try:
-        if re.search("[/?]", entry):
-            raise ValueError("a URL")
         url = _parse(f"https://{entry}")
-    except ValueError as error:
+        host = _host(url)
+        is_name = _HOST_NAME.fullmatch(host) and not _NUMERIC.fullmatch(host)
+        if re.search("[/?]", entry) or not (is_name or _is_address(host)):
+            raise ForbiddenUrl("not a host name or address")
+    except ForbiddenUrl as error:
         raise InputError(
             f"allowed_hosts: {entry!r}: {error}; expected a host such as image.tmdb.org or 127.0.0.1:8080"
         ) from None
-    return _host(url), url.explicit_port
+    return host, url.explicit_port
 
 
 def _parse(url: str) -> URL:
-    """The URL as aiohttp will ask it, for which yarl parses it; ValueError where readers may disagree on it."""
+    """The URL as yarl, and so aiohttp, reads it; characters and parts on which parsers disagree are refused."""
     if not url.isprintable() or " " in url or "\\" in url:
-        raise ValueError("a space, control character or backslash in the URL")
-    authority = _AUTHORITY.match(url)
-    if authority is None:
-        raise ValueError("not an absolute URL")
-    if "@" in authority[1]:
-        raise ValueError("a user name in the URL")
-    if "#" in url:
-        raise ValueError("a fragment in the URL")
+        raise ForbiddenUrl("a space, control character or backslash in the URL")
     try:
         parsed = URL(url)
     except ValueError:
-        raise ValueError("not a URL") from None
-    host = _host(parsed)
-    if not _HOST.fullmatch(host) or (_address(host) is None and (":" in host or _NUMERIC.fullmatch(host))):
-        raise ValueError("not a host name or address")
+        raise ForbiddenUrl("not a URL") from None
+    if not (parsed.scheme and parsed.absolute):
+        raise ForbiddenUrl("not an absolute URL")
+    if "#" in url:
+        raise ForbiddenUrl("a fragment in the URL")
+    # In the text, because yarl drops an empty user name.
+    if "@" in re.split("[/?]", url.partition("//")[2])[0]:
+        raise ForbiddenUrl("a user name in the URL")
     return parsed
 
 
 def _host(url: URL) -> str:
-    """The host that will be asked, in lower case and IDNA, without the dot that ends a full name."""
+    """The host that will be requested: lower case, IDNA-encoded, without the final dot of a fully qualified name."""
     return (url.raw_host or "").removesuffix(".")
 
 
-def _address(host: str) -> IPv4Address | IPv6Address | None:
+def _is_address(host: str) -> bool:
     try:
-        return ip_address(host)
+        ip_address(host)
     except ValueError:
-        return None
+        return False
+    return True
 
 
 def _is_public(address: str) -> bool:
-    """Whether an address, and the IPv4 address that an IPv6 one may stand for, is on the public Internet."""
+    """Whether an IP address, and any IPv4 address embedded in an IPv6 one, is on the public Internet."""
     ip = ip_address(address)
     if isinstance(ip, IPv6Address):
         if ip.ipv4_mapped or ip in _NAT64:

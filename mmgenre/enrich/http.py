@@ -1,4 +1,4 @@
-"""GET over HTTP for stages that fetch: bounded retries, at a pace that others set, redirects never followed blindly."""
+"""An HTTP client for stages that fetch: rate-limited, with bounded retries, and it never follows redirects."""
 
 import asyncio
 import math
@@ -17,174 +17,185 @@ from tenacity.wait import wait_exponential_jitter
 from yarl import URL
 
 from mmgenre.config import Config
+from mmgenre.enrich.hosts import PrivateAddress
 
 T = TypeVar("T")
 
-# So many things in a row that cannot be had are no accident: the service is down.
-_MOST_FAILURES = 200
+# Consecutive failures after which a service counts as down.
+_MAX_FAILURES = 200
 
 
 class HttpConfig(Config):
-    """Patience with a web service."""
+    """Timeouts, retries and concurrency of requests to a web service."""
 
-    timeout_s: float = Field(20, gt=0, description="seconds for one request, answer included")
-    attempts: int = Field(5, ge=1, description="requests for one thing before it counts as unreachable")
-    max_wait_s: float = Field(30, gt=0, description="longest pause between two attempts, in seconds")
-    max_pause_s: float = Field(900, gt=0, description="a service that answers 429 for longer than this stops the job")
-    in_flight: int = Field(100, ge=1, description="requests of one actor under way at once, at each service")
-
-
-class Pace(Protocol):
-    """Says when the next request may go out."""
-
-    async def wait(self) -> None:
-        """Return when it is this request's turn."""
-
-    async def pause(self, seconds: float | None) -> None:
-        """The server wants quiet, for so many seconds or for it does not say how long: hold back everybody."""
+    timeout_s: float = Field(20, gt=0, description="seconds per request, response body included")
+    attempts: int = Field(5, ge=1, description="attempts per item before it counts as unreachable")
+    max_wait_s: float = Field(30, gt=0, description="longest wait between two attempts, in seconds")
+    max_pause_s: float = Field(900, gt=0, description="stop the job when a service answers 429 for longer, in seconds")
+    in_flight: int = Field(100, ge=1, description="concurrent requests per actor and service")
 
 
-class Unhurried:
-    """The pace of a single request."""
+class Pacer(Protocol):
+    """Decides when the next request may be sent."""
 
     async def wait(self) -> None:
-        """At once."""
+        """Wait for this request's turn."""
 
     async def pause(self, seconds: float | None) -> None:
-        """As long as asked."""
+        """Hold back all requests after a 429; `seconds` is the Retry-After, None if the server gave none."""
+
+
+class Unpaced:
+    """The pacer of a single request: no rate limit."""
+
+    async def wait(self) -> None:
+        """Return at once."""
+
+    async def pause(self, seconds: float | None) -> None:
+        """Sleep for the Retry-After, or for a second."""
         await asyncio.sleep(1 if seconds is None else seconds)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One GET."""
+    """A GET request."""
 
-    url: str
+    url: str | URL
     params: dict[str, str] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
 
 
-class TryAgain(Exception):  # noqa: N818 - not an error yet: another attempt may do
-    """An attempt failed that may succeed later; the text says why, without address or key."""
+class RetryableError(Exception):
+    """An attempt failed that may succeed later; the text says why and contains neither URL nor key."""
 
 
-class TooLong(Exception):  # noqa: N818 - the answer's fault, and for the caller to judge
-    """An answer has more bytes than the caller takes."""
+class ResponseTooLarge(RetryableError):  # noqa: N818 - named like the row status it leads to
+    """A response body is longer than the caller accepts."""
 
 
-class Stopped(Exception):  # noqa: N818 - how a job ends that can go on another day
-    """No request will succeed for now: a refused key, a used-up quota; the text tells a person what to do."""
+class ServiceUnavailable(Exception):  # noqa: N818 - the job stops here and can resume later
+    """No request to the service can succeed for now: key refused, quota used up, service down.
 
-
-class Web:
-    """The connections of one process to one service.
-
-    Args:
-        pace: when to ask.
-        config: how often and how long.
-        resolver: turns names into addresses; aiohttp's own by default.
+    The text tells the user what to do.
     """
 
-    def __init__(self, pace: Pace, config: HttpConfig, resolver: AbstractResolver | None = None):
+
+class HttpClient:
+    """Connections of one process to one service.
+
+    Args:
+        pacer: decides when to send each request.
+        config: timeouts and concurrency.
+        resolver: resolves host names; default: aiohttp's own.
+    """
+
+    def __init__(self, pacer: Pacer, config: HttpConfig, resolver: AbstractResolver | None = None):
         self.num_requests = 0
-        self._pace = pace
+        self._pacer = pacer
         self._config = config
         self._resolver = resolver
         self._slots = asyncio.Semaphore(config.in_flight)
-        self._refused_since: float | None = None
+        self._throttled_since: float | None = None
         self._session: aiohttp.ClientSession | None = None
 
     async def get(self, request: Request, read: Callable[[aiohttp.ClientResponse], Awaitable[T]]) -> T:
-        """Ask once, and read the answer, which may be of any status but 429: that one is waited out.
+        """Send a request once and return `read(response)`.
+
+        `read` receives responses of every status but 429; after a 429 the client pauses and sends the request again.
 
         Raises:
-            TryAgain: there was no answer, or not all of it.
-            Stopped: the server wants to be left alone for longer than one waits.
+            RetryableError: no response, or an incomplete one.
+            PrivateAddress: the resolver refused the host's addresses.
+            ServiceUnavailable: the server has answered 429 for too long.
         """
         while True:
             async with self._slots:
-                await self._pace.wait()
+                await self._pacer.wait()
                 self.num_requests += 1
                 try:
-                    async with self._open().get(
+                    async with self._open_session().get(
                         request.url, params=request.params, headers=request.headers, allow_redirects=False
                     ) as response:
                         if response.status != 429:
-                            self._refused_since = None
+                            self._throttled_since = None
                             return await read(response)
-                        wanted = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
+                        retry_after = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
                 except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
-                    # Only the kind of error: its text may hold the address, and the address the key.
-                    raise TryAgain(type(error).__name__) from error
-            await self._pause(request, wanted)
+                    if isinstance(cause := getattr(error, "os_error", None), PrivateAddress):
+                        raise cause from None
+                    # Only the error's type: its text may contain the URL, and the URL the key.
+                    raise RetryableError(type(error).__name__) from error
+            await self._pause(request, retry_after)
 
     async def close(self) -> None:
-        """End the connections."""
+        """Close the connections."""
         if self._session is not None:
             await self._session.close()
 
-    def _open(self) -> aiohttp.ClientSession:
-        # Made by the first request, because it belongs to the event loop that is running then.
+    def _open_session(self) -> aiohttp.ClientSession:
+        # Created by the first request, because a session belongs to the running event loop.
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._config.in_flight, resolver=self._resolver),
                 timeout=aiohttp.ClientTimeout(total=self._config.timeout_s),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                # What is not asked for cannot unfold into more than was counted.
+                # A compressed body could expand far beyond the bytes that were counted.
                 headers={"Accept-Encoding": "identity"},
                 auto_decompress=False,
             )
-            # aiohttp sends a GET again when the connection broke: past the rate limit, and without being counted.
+            # aiohttp resends a GET when a connection breaks: past the rate limiter, and uncounted.
             self._session._retry_connection = False
         return self._session
 
-    async def _pause(self, request: Request, seconds: float | None) -> None:
+    async def _pause(self, request: Request, retry_after: float | None) -> None:
         now = time.monotonic()
-        self._refused_since = self._refused_since or now
-        quiet = now - self._refused_since + (seconds or 0)
-        if quiet > self._config.max_pause_s:
+        self._throttled_since = self._throttled_since or now
+        pause = now - self._throttled_since + (retry_after or 0)
+        if pause > self._config.max_pause_s:
             host = URL(request.url).host_port_subcomponent
-            raise Stopped(
-                f"{host}: answers 429 and wants no request for {min(quiet, 1e9):,.0f} s "
-                f"(http.max_pause_s={self._config.max_pause_s:g}); go on later"
+            raise ServiceUnavailable(
+                f"{host}: answers 429 and asks to wait {min(pause, 1e9):,.0f} s, longer than "
+                f"http.max_pause_s={self._config.max_pause_s:g}; resume later"
             )
-        await self._pace.pause(seconds)
+        await self._pacer.pause(retry_after)
 
 
-class Breaker:
-    """Ends a job whose service is down, instead of failing everything it has left.
+class CircuitBreaker:
+    """Stops the job when a service is down, instead of failing every remaining item.
 
     Args:
-        name: of the service.
+        service: name for the error message.
     """
 
-    def __init__(self, name: str):
-        self._name = name
+    def __init__(self, service: str):
+        self._service = service
         self._failures = 0
 
-    def succeeded(self) -> None:
-        """The service gave an answer."""
+    def record_success(self) -> None:
+        """The service responded."""
         self._failures = 0
 
-    def failed(self, reason: str) -> None:
-        """One more thing could not be had.
+    def record_failure(self, reason: str) -> None:
+        """An item failed on its last attempt.
 
         Raises:
-            Stopped: too many in a row.
+            ServiceUnavailable: too many consecutive failures.
         """
         self._failures += 1
-        if self._failures >= _MOST_FAILURES:
-            raise Stopped(f"{self._name}: {self._failures} requests in a row failed ({reason}); go on later")
+        if self._failures >= _MAX_FAILURES:
+            raise ServiceUnavailable(
+                f"{self._service}: {self._failures} consecutive requests failed ({reason}); resume later"
+            )
 
 
-async def patiently(config: HttpConfig, attempt: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-    """What an attempt with these arguments returns, made again with growing pauses while it raises TryAgain.
+async def with_retries(config: HttpConfig, attempt: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """Call `attempt(*arguments)` until it does not raise RetryableError, with exponential backoff and jitter.
 
     Raises:
-        TryAgain: the last of the allowed attempts failed too.
+        RetryableError: the last of `config.attempts` failed too.
     """
     retrying = AsyncRetrying(
-        retry=retry_if_exception_type(TryAgain),
+        retry=retry_if_exception_type(RetryableError),
         stop=stop_after_attempt(config.attempts),
         wait=wait_exponential_jitter(initial=0.2, max=config.max_wait_s),
         reraise=True,
@@ -192,24 +203,25 @@ async def patiently(config: HttpConfig, attempt: Callable[..., Awaitable[T]], *a
     return await retrying(attempt, *arguments)
 
 
-async def body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    """The whole body.
+async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """Read a response body.
 
     Raises:
-        TooLong: it has more bytes than that, or says so.
+        ResponseTooLarge: it exceeds max_bytes, or its Content-Length does.
     """
+    too_large = ResponseTooLarge(f"response of more than {max_bytes:,} bytes")
     if (response.content_length or 0) > max_bytes:
-        raise TooLong
+        raise too_large
     content = bytearray()
     async for chunk in response.content.iter_any():
         content += chunk
         if len(content) > max_bytes:
-            raise TooLong
+            raise too_large
     return bytes(content)
 
 
-def retry_after(header: str | None, now: datetime) -> float | None:
-    """Seconds that a Retry-After header asks for, whether it says seconds or a date; None when it says neither."""
+def parse_retry_after(header: str | None, now: datetime) -> float | None:
+    """Seconds to wait according to a Retry-After header (seconds or an HTTP date); None if it has neither form."""
     try:
         seconds = float(header or "")
     except ValueError:

@@ -1,13 +1,14 @@
-"""CATALOG → ENRICHED: plot, language and poster address of every movie, from web services or an enriched file.
+"""CATALOG → ENRICHED: plot, language and poster URL of every movie, from web services or from an enriched file.
 
-Web services are asked by Ray Data actors under one rate limit. The table is the cache: a run asks only for titles
-that are new, could not be had before, or are older than one may keep them; what a killed run wrote is kept.
+Ray Data actors send the requests under one rate limit. The table doubles as the cache: a run fetches only titles that
+are new, were unreachable, or are older than `max_age_days`. Rows that a killed run wrote are kept.
 """
 
 import asyncio
 import functools
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -16,57 +17,82 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from mmgenre import ray_session as cluster
-from mmgenre.config import Config
-from mmgenre.enrich.actor_pool import Crew, fetch
-from mmgenre.enrich.client import Titles, check
-from mmgenre.enrich.http import HttpConfig
+from mmgenre import ray_session
+from mmgenre.config import Config, Requirements
+from mmgenre.enrich.actor_pool import FetchPool, fetch_rows
+from mmgenre.enrich.client import SourceClient, TitleFetcher
+from mmgenre.enrich.http import HttpConfig, Unpaced
 from mmgenre.enrich.providers import DumpConfig, OmdbConfig, ProviderConfig, TmdbConfig, WebServiceConfig
 from mmgenre.enrich.providers.source import Source
 from mmgenre.errors import InputError
 from mmgenre.progress import Progress, duration
 from mmgenre.tables import storage
-from mmgenre.tables.cache_table import GrowingTable
+from mmgenre.tables.cache_table import CacheTable
 from mmgenre.tables.manifest import Manifest, Recipe
+from mmgenre.tables.output import Output
 from mmgenre.tables.schema import CATALOG, ENRICHED, EnrichStatus
 from mmgenre.tables.table import Table
 
-_WEB_SERVICES = (TmdbConfig, OmdbConfig)
-# Later stages do not care when a title was asked for.
+# Columns that later stages depend on.
 _CONTENT = [name for name in ENRICHED.names if name not in ("fetched_at", "detail")]
 
 
 class EnrichConfig(Config):
-    """Plots, languages and poster addresses for a CATALOG table."""
+    """Plots, languages and poster URLs for a CATALOG table."""
 
     catalog: str = Field(description="folder of the CATALOG table")
-    output: str = Field(description="folder of the ENRICHED table; what it holds already is not asked for again")
-    overwrite: bool = Field(False, description="replace what another configuration left in output")
+    output: str = Field(description="folder of the ENRICHED table; its rows are a cache and are not fetched again")
+    overwrite: bool = Field(False, description="replace an output that was made with other settings")
     provider: ProviderConfig = TmdbConfig()
-    fallback: WebServiceConfig | None = Field(None, description="fills in what the provider, a web service, lacks")
-    requests_per_second: float = Field(40, gt=0, description="of all actors and jobs together, at each web service")
+    fallback: WebServiceConfig | None = Field(None, description="second web service, fills in what the first one lacks")
+    requests_per_second: float = Field(40, gt=0, description="limit per web service, shared by all actors and jobs")
     max_age_days: float | None = Field(
-        180, ge=0, le=36_500, description="older answers are asked for again; null: never"
+        180, ge=0, le=36_500, description="fetch titles again that were fetched longer ago; null: never"
     )
-    dry_run: bool = Field(False, description="only say how many titles would be asked for, and how long it would take")
-    actors: int = Field(1, ge=1, description="processes that send requests")
+    dry_run: bool = Field(False, description="only print how many titles would be fetched and how long it would take")
+    actors: int = Field(1, ge=1, description="number of processes that send requests")
     http: HttpConfig = HttpConfig()
 
     @model_validator(mode="after")
-    def _two_services(self) -> Self:
+    def _check_services(self) -> Self:
         if self.fallback is not None and self.provider.kind in ("dump", self.fallback.kind):
             raise ValueError(
-                f"fallback {self.fallback.kind} cannot stand beside provider {self.provider.kind}; "
-                "it fills in what another web service lacks"
+                f"fallback {self.fallback.kind} does not work with provider {self.provider.kind}; "
+                "a fallback fills the gaps of another web service"
             )
         if self.dry_run and self.provider.kind == "dump":
-            raise ValueError("dry_run=true: is for web services; a file is read at once")
+            raise ValueError("dry_run=true applies to web services only; provider dump reads a file")
         return self
+
+    def requirements(self) -> tuple[Requirements, ...]:
+        """See Config."""
+        dump = self.provider.path if isinstance(self.provider, DumpConfig) else None
+        needs = Requirements(
+            inputs=(self.catalog, dump),
+            outputs=(self.output,),
+            cpus=self.actors,
+            urls=tuple(service.base_url for service in self.web_services),
+            keys={service.kind: _key_error(service) for service in self.web_services},
+        )
+        return (needs,)
+
+    @property
+    def web_services(self) -> list[TmdbConfig | OmdbConfig]:
+        """Provider and fallback, as far as they are web services."""
+        return [service for service in (self.provider, self.fallback) if isinstance(service, TmdbConfig | OmdbConfig)]
+
+
+def _key_error(service: TmdbConfig | OmdbConfig) -> str | None:
+    try:
+        service.build(os.environ)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Which titles a run asks for, by why, and how fast."""
+class FetchPlan:
+    """How many titles a run fetches, by reason, and at which rate."""
 
     total: int
     new: int
@@ -76,12 +102,12 @@ class Plan:
 
     @property
     def due(self) -> int:
-        """Titles in all."""
+        """Titles to fetch."""
         return self.new + self.unreachable + self.old
 
     def __str__(self) -> str:
-        """One line for a person."""
-        reasons = f"new {self.new:,}, unreachable before {self.unreachable:,}, too old {self.old:,}"
+        """One line for the terminal."""
+        reasons = f"new {self.new:,}, previously unreachable {self.unreachable:,}, too old {self.old:,}"
         time = duration(self.due / self.requests_per_second)
         return (
             f"enrich: {self.due:,} of {self.total:,} titles would be fetched ({reasons}), {time} at "
@@ -89,59 +115,63 @@ class Plan:
         )
 
 
-def plan(config: EnrichConfig) -> Plan:
-    """What `enrich` would ask for; nothing is asked or written. Raises InputError like it."""
+def plan(config: EnrichConfig) -> FetchPlan:
+    """What `enrich` would fetch, without sending or writing anything; raises the same InputErrors."""
     catalog = Table(config.catalog, CATALOG)
-    return _due(catalog, _table(config, catalog), config)[1]
+    return _select_due(catalog, _open_table(config, catalog), config)[1]
 
 
 def enrich(config: EnrichConfig, environment: Mapping[str, str] = os.environ) -> Manifest:
-    """One ENRICHED row for each CATALOG row.
+    """Write one ENRICHED row per CATALOG row.
 
     Args:
-        config: from where to where.
-        environment: holds the keys of the web services.
+        config: the job's config.
+        environment: contains the keys of the web services.
 
     Raises:
-        InputError: no catalogue, no key or a refused one, a service or a file that cannot be read, a used output,
-            a service that has given what it gives in a day.
+        InputError: no catalogue, a missing or refused key, an unreadable file, an output made with other settings, a
+            service that is down or whose daily quota is used up.
     """
     catalog = Table(config.catalog, CATALOG)
-    table = _table(config, catalog)
-    _, planned = _due(catalog, table, config)
-    found = table.finished()
-    if found is not None and not planned.due:
-        return found
+    table = _open_table(config, catalog)
+    _, fetch_plan = _select_due(catalog, table, config)
+    if table.output.finished is not None and not fetch_plan.due:
+        return table.output.finished
     movies = catalog.read(["imdb_id"])["imdb_id"]
     finish = functools.partial(
         table.finish, movies, content=_CONTENT, notes={"curation": catalog.manifest.notes.get("curation", [])}
     )
     if isinstance(config.provider, DumpConfig):
-        _copy(config.provider, movies, table)
-    elif planned.due:
+        batches = config.provider.batches()
+        # A file that cannot be read is refused before the table changes.
+        first = next(batches)
+        with table.output:
+            _copy_file(config.provider, itertools.chain([first], batches), movies, table)
+            return finish()
+    sources = _checked_sources(config, environment) if fetch_plan.due else []
+    with table.output:
         try:
-            _ask(config, catalog, table, environment)
+            if sources:
+                _fetch(config, sources, catalog, table)
         except InputError:
-            # Where answers were only to be renewed, the older ones are a whole table still.
-            if table.is_started and table.covers(movies):
+            # A run that only refreshes older rows leaves a complete table, even if it stops early.
+            if table.covers(movies):
                 finish()
             raise
-    else:
-        table.start()
-    return finish()
+        return finish()
 
 
-def _table(config: EnrichConfig, catalog: Table) -> GrowingTable:
+def _open_table(config: EnrichConfig, catalog: Table) -> CacheTable:
     inputs = {"catalog": catalog.manifest.fingerprint}
     if isinstance(config.provider, DumpConfig):
         storage.require_file(config.provider.path, "a file with imdb_id and plot")
         inputs["provider"] = storage.fingerprint(config.provider.path)
     recipe = Recipe(job="enrich", settings=_settings(config), inputs=inputs)
-    return GrowingTable(config.output, ENRICHED, recipe, overwrite=config.overwrite)
+    return CacheTable(Output(config.output, recipe, mode="extend", overwrite=config.overwrite), ENRICHED)
 
 
 def _settings(config: EnrichConfig) -> dict[str, Any]:
-    """What the rows depend on: where a service is reached does not change what it says."""
+    """The settings that rows depend on; a service's URL is not one of them."""
     services = {"provider": config.provider, "fallback": config.fallback}
     return {
         name: service.to_settings(without=("base_url", "image_url"))
@@ -150,62 +180,66 @@ def _settings(config: EnrichConfig) -> dict[str, Any]:
     }
 
 
-def _due(catalog: Table, table: GrowingTable, config: EnrichConfig) -> tuple[pa.ChunkedArray, Plan]:
-    """The ids to be asked for, the new ones first."""
+def _select_due(catalog: Table, table: CacheTable, config: EnrichConfig) -> tuple[pa.ChunkedArray, FetchPlan]:
+    """The ids to fetch, new ones first, and their counts."""
     movies = catalog.read(["imdb_id"])["imdb_id"]
     cached = table.latest(["imdb_id", "status", "fetched_at"])
-    place = pc.index_in(movies, cached["imdb_id"])
-    is_new = place.is_null()
-    unreachable = pc.fill_null(pc.equal(cached["status"].take(place), EnrichStatus.UNREACHABLE), False)
-    old = pa.chunked_array([pa.repeat(False, len(movies))])
+    index = pc.index_in(movies, cached["imdb_id"])
+    is_new = index.is_null()
+    is_unreachable = pc.fill_null(pc.equal(cached["status"].take(index), EnrichStatus.UNREACHABLE), False)
+    is_old = pa.chunked_array([pa.repeat(False, len(movies))])
     if config.max_age_days is not None and not isinstance(config.provider, DumpConfig):
         oldest = datetime.now(UTC) - timedelta(days=config.max_age_days)
-        old = pc.fill_null(
-            pc.less(cached["fetched_at"].take(place), pa.scalar(oldest, ENRICHED.field("fetched_at").type)), False
+        is_old = pc.fill_null(
+            pc.less(cached["fetched_at"].take(index), pa.scalar(oldest, ENRICHED.field("fetched_at").type)), False
         )
-    old = pc.and_not(old, unreachable)
-    groups = [movies.filter(group) for group in (is_new, unreachable, old)]
-    planned = Plan(len(movies), len(groups[0]), len(groups[1]), len(groups[2]), config.requests_per_second)
-    return pa.chunked_array([chunk for group in groups for chunk in group.chunks], pa.string()), planned
+    is_old = pc.and_not(is_old, is_unreachable)
+    groups = [movies.filter(mask) for mask in (is_new, is_unreachable, is_old)]
+    new, unreachable, old = map(len, groups)
+    fetch_plan = FetchPlan(len(movies), new, unreachable, old, config.requests_per_second)
+    return pa.chunked_array([chunk for group in groups for chunk in group.chunks], pa.string()), fetch_plan
 
 
-def _copy(provider: DumpConfig, movies: pa.ChunkedArray, table: GrowingTable) -> None:
-    """Rows of an enriched file for the movies; those it does not have are `not_found`."""
-    for batch in provider.batches():
-        if not table.is_started:
-            table.start()
+def _copy_file(
+    provider: DumpConfig, batches: Iterable[pa.RecordBatch], movies: pa.ChunkedArray, table: CacheTable
+) -> None:
+    """Copy the movies' rows from an enriched file; movies that it lacks become `not_found`."""
+    for batch in batches:
         rows = pa.Table.from_batches([batch])
         rows = rows.filter(pc.is_in(rows["imdb_id"], movies))
-        table.write(_copied(provider, EnrichStatus.OK, {name: rows[name] for name in rows.column_names}))
-    known = pc.is_in(movies, table.latest(["imdb_id"])["imdb_id"])
-    table.write(_copied(provider, EnrichStatus.NOT_FOUND, {"imdb_id": movies.filter(pc.invert(known))}))
+        table.write(_file_rows(provider, EnrichStatus.OK, {name: rows[name] for name in rows.column_names}))
+    is_known = pc.is_in(movies, table.latest(["imdb_id"])["imdb_id"])
+    table.write(_file_rows(provider, EnrichStatus.NOT_FOUND, {"imdb_id": movies.filter(pc.invert(is_known))}))
 
 
-def _copied(provider: DumpConfig, status: EnrichStatus, columns: dict[str, pa.ChunkedArray]) -> pa.Table:
+def _file_rows(provider: DumpConfig, status: EnrichStatus, columns: dict[str, pa.ChunkedArray]) -> pa.Table:
     num_rows = len(columns["imdb_id"])
-    known = columns | {
+    columns = columns | {
         "provider": pa.repeat(provider.kind, num_rows),
         "status": pa.repeat(status, num_rows),
         "fetched_at": pa.repeat(datetime.now(UTC).replace(microsecond=0), num_rows),
     }
-    return pa.table({field.name: known.get(field.name, pa.nulls(num_rows, field.type)) for field in ENRICHED})
+    return pa.table({field.name: columns.get(field.name, pa.nulls(num_rows, field.type)) for field in ENRICHED})
 
 
-def _ask(config: EnrichConfig, catalog: Table, table: GrowingTable, environment: Mapping[str, str]) -> None:
-    """Ask web services for the movies that are due, and write what they say."""
-    services = [service for service in (config.provider, config.fallback) if isinstance(service, _WEB_SERVICES)]
-    sources: list[Source] = [service.build(environment) for service in services]
+def _checked_sources(config: EnrichConfig, environment: Mapping[str, str]) -> list[Source]:
+    """The web services, after each has accepted its key."""
+    sources: list[Source] = [service.build(environment) for service in config.web_services]
     for source in sources:
-        asyncio.run(check(source, config.http))
-    cluster.connect()
-    table.start()
-    # Again, because the actors of a run that was just killed live a little longer than it.
-    due, _ = _due(catalog, table, config)
-    crew = Crew(
-        build=lambda: Titles(sources, config.requests_per_second, config.http),
+        asyncio.run(SourceClient(source, Unpaced(), config.http).check())
+    ray_session.connect()
+    return sources
+
+
+def _fetch(config: EnrichConfig, sources: list[Source], catalog: Table, table: CacheTable) -> None:
+    """Fetch the due movies from web services and write their rows."""
+    # Select again: the actors of a run that was just killed may have written more rows meanwhile.
+    due, _ = _select_due(catalog, table, config)
+    pool = FetchPool(
+        build=lambda: TitleFetcher(sources, config.requests_per_second, config.http),
         actors=config.actors,
-        # Actors wait for the network: they leave the CPUs to others.
-        cpus=cluster.SHARE_OF_WAITING,
+        # These actors mostly wait for the network.
+        cpus=ray_session.IO_ACTOR_CPUS,
     )
     progress = Progress("enrich", len(due), config.requests_per_second)
-    fetch(pa.table({"imdb_id": due}), crew, table, progress)
+    fetch_rows(pa.table({"imdb_id": due}), pool, table, progress)

@@ -1,4 +1,4 @@
-"""PREDICTIONS and the labels of MOVIES → Report: joined by `imdb_id`, scored, printed, written as JSON."""
+"""The evaluate job: joins PREDICTIONS with the labels of MOVIES by `imdb_id` and scores them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,19 +8,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from mmgenre.config import Config
+from mmgenre.config import Config, Requirements
 from mmgenre.errors import InputError
 from mmgenre.labels import GENRES
-from mmgenre.scoring.metrics import Bootstrap, Scores, intervals, resampled_scores, scores
+from mmgenre.scoring.metrics import Bootstrap, Scores, confidence_intervals, resampled_scores, scores
 from mmgenre.scoring.thresholds import Thresholds
 from mmgenre.tables import storage
 from mmgenre.tables.schema import MOVIES, PREDICTIONS, SplitName, from_per_genre, is_of_split
 from mmgenre.tables.table import Table
-from mmgenre.text_tables import aligned, figures
+from mmgenre.text_tables import aligned, three_decimals
 
 REPORT = "report.json"
+# Status of a movie without a row in PREDICTIONS.
 MISSING = "missing"
-
 
 Having = Literal["any", "plot", "poster", "both", "plot only", "poster only"]
 _PLOT, _POSTER = pc.field("plot").is_valid(), pc.field("image").is_valid()
@@ -34,46 +34,48 @@ _HAVING: dict[Having, pc.Expression] = {
 }
 
 
-class JudgeConfig(Config):
-    """Which movies are scored, and how intervals are drawn."""
+class ScoringConfig(Config):
+    """Which movies to score, and how to compute confidence intervals."""
 
     movies: str = Field(description="folder of a MOVIES table")
     split: SplitName = "test"
-    having: Having = Field(
-        "any", description="only movies of the split that have these; the only ones have nothing else"
-    )
-    resamples: int = Field(1000, ge=1, description="bootstrap resamples of the movies, for the intervals")
-    seed: int = Field(0, ge=0, description="of the resamples")
+    having: Having = Field("any", description="score only movies with these inputs: a plot, a poster, both or only one")
+    resamples: int = Field(1000, ge=1, description="bootstrap samples for the confidence intervals")
+    seed: int = Field(0, ge=0, description="seed of the bootstrap")
 
 
-class EvaluateConfig(JudgeConfig):
+class EvaluateConfig(ScoringConfig):
     """Score predictions against the labels of a dataset."""
 
     predictions: str = Field(description="folder of a PREDICTIONS table")
-    output: str = Field(description="folder for report.json, which is replaced")
+    output: str = Field(description="folder for report.json; an existing one is overwritten")
     global_threshold: float | None = Field(
-        None, ge=0, le=1, description="cut-off of f1_of_averages; null takes the one recorded with the predictions"
+        None, ge=0, le=1, description="cut-off for f1_of_averages; null: the one recorded with the predictions"
     )
+
+    def requirements(self) -> tuple[Requirements, ...]:
+        """See Config."""
+        return (Requirements(inputs=(self.predictions, self.movies), outputs=(self.output,)),)
 
 
 class Report(Config):
-    """The scores of one set of predictions; its text is what the job prints."""
+    """The scores of one set of predictions. `str(report)` is what the job prints."""
 
     split: str
     having: Having = "any"
-    movies: int = Field(description="movies of the split that have what they must, all of them scored")
-    unpredicted: int = Field(description="movies without probabilities: scored as 0 for every genre")
-    statuses: dict[str, int] = Field(description="movies by status of their prediction; missing: there is none")
+    movies: int = Field(description="number of scored movies")
+    unpredicted: int = Field(description="movies without probabilities, scored as 0 for every genre")
+    statuses: dict[str, int] = Field(description="movies per prediction status; missing: not in the predictions")
     scores: Scores
-    intervals: dict[str, tuple[float, float]] = Field(description="95 % intervals, as resampled_scores names them")
+    intervals: dict[str, tuple[float, float]] = Field(description="95 % intervals, keyed as in resampled_scores")
     resamples: int
     seed: int
-    weights_sha256: str | None = Field(description="of the model that predicted; null: the predictions do not say")
+    weights_sha256: str | None = Field(description="SHA-256 of the model's weights; null: not recorded")
     predictions_fingerprint: str
     dataset_fingerprint: str
 
     def __str__(self) -> str:
-        """The scores as aligned text."""
+        """The scores as aligned text tables."""
         return "\n\n".join([self._movies_text(), self._averages_text(), self._single_text(), self._genres_text()])
 
     def _movies_text(self) -> str:
@@ -82,94 +84,98 @@ class Report(Config):
         lines = [f"split {self.split}{having}: {self.movies:,} movies ({statuses})"]
         if self.unpredicted:
             share = self.unpredicted / self.movies
-            lines.append(
-                f"{self.unpredicted:,} of them ({share:.1%}) have no prediction; each counts as no genre at all"
-            )
+            lines.append(f"{self.unpredicted:,} of them ({share:.1%}) have no prediction and count as having no genre")
         return "\n".join(lines)
 
     def _averages_text(self) -> str:
         rows = [["average", "precision", "recall", "F1", "95 % interval"]]
         for name in ("micro", "macro", "weighted", "samples"):
             average = getattr(self.scores, name)
-            rows.append([name, *figures(average.precision, average.recall, average.f1), self.interval(f"{name}_f1")])
+            rows.append(
+                [name, *three_decimals(average.precision, average.recall, average.f1), self.interval(f"{name}_f1")]
+            )
         return aligned(rows)
 
     def _single_text(self) -> str:
-        found = self.scores
+        scores = self.scores
         return aligned(
             [
-                ["mAP", *figures(found.mean_average_precision), self.interval("mean_average_precision")],
-                ["f1_of_averages", *figures(found.f1_of_averages), self.interval("f1_of_averages")],
-                ["  at global threshold", *figures(found.global_threshold), ""],
-                ["Hamming loss", *figures(found.hamming_loss), ""],
-                ["subset accuracy", *figures(found.subset_accuracy), ""],
-                ["calibration error", *figures(found.expected_calibration_error), ""],
+                ["mAP", *three_decimals(scores.mean_average_precision), self.interval("mean_average_precision")],
+                ["f1_of_averages", *three_decimals(scores.f1_of_averages), self.interval("f1_of_averages")],
+                ["  at global threshold", *three_decimals(scores.global_threshold), ""],
+                ["Hamming loss", *three_decimals(scores.hamming_loss), ""],
+                ["subset accuracy", *three_decimals(scores.subset_accuracy), ""],
+                ["calibration error", *three_decimals(scores.expected_calibration_error), ""],
             ]
         )
 
     def _genres_text(self) -> str:
         rows = [["genre", "precision", "recall", "F1", "95 % interval", "AP", "movies", "predicted"]]
-        for one in self.scores.genres:
-            precision = "-" if one.average_precision is None else f"{one.average_precision:.3f}"
-            counts = [f"{one.support:,}", f"{one.predicted:,}"]
-            f1 = [*figures(one.precision, one.recall, one.f1), self.interval(one.genre)]
-            rows.append([one.genre, *f1, precision, *counts])
+        for genre in self.scores.genres:
+            average_precision = "-" if genre.average_precision is None else f"{genre.average_precision:.3f}"
+            counts = [f"{genre.support:,}", f"{genre.predicted:,}"]
+            f1 = [*three_decimals(genre.precision, genre.recall, genre.f1), self.interval(genre.genre)]
+            rows.append([genre.genre, *f1, average_precision, *counts])
         return aligned(rows)
 
     def interval(self, name: str) -> str:
-        """An interval as text."""
+        """The named score's 95 % interval as text."""
         low, high = self.intervals[name]
         return f"[{low:.3f}, {high:.3f}]"
 
 
 def evaluate(config: EvaluateConfig) -> Report:
-    """Score every movie of the split and write report.json.
+    """Score the predictions and write report.json.
 
-    A movie without a prediction, or with one without probabilities, counts as probability 0 and no genre.
+    A movie without probabilities, or without any prediction, counts as probability 0 for every genre.
 
     Raises:
-        InputError: a table is missing or of another kind, the split is empty, no movie of it is in the predictions,
+        InputError: a table is missing or of another kind, the split is empty, none of its movies is in the predictions,
             a predicted genre is unknown, or there is no global threshold.
     """
-    report = judge(Truth.of(config), config.predictions, config.global_threshold).report
+    report = score_predictions(GroundTruth.of(config), config.predictions, config.global_threshold).report
     storage.write_bytes(storage.join(config.output, REPORT), report.model_dump_json(indent=2).encode())
     return report
 
 
 @dataclass(frozen=True)
-class Truth:
-    """The movies to be scored.
+class GroundTruth:
+    """The movies to score and their labels.
 
     Args:
-        config: which they are.
-        ids: of N movies, in order.
+        config: how the movies were selected.
+        ids: the ids of N movies, ascending.
         labels: shape (N, 9).
-        fingerprint: of their dataset.
+        fingerprint: the dataset's fingerprint.
     """
 
-    config: JudgeConfig
+    config: ScoringConfig
     ids: pa.ChunkedArray
     labels: np.ndarray
     fingerprint: str
 
     @classmethod
-    def of(cls, config: JudgeConfig) -> "Truth":
-        """Those that a config asks for; an InputError if there are none."""
+    def of(cls, config: ScoringConfig) -> "GroundTruth":
+        """The movies that a config selects.
+
+        Raises:
+            InputError: the table is missing or of another kind, or the config selects no movie.
+        """
         movies = Table(config.movies, MOVIES)
         rows = _movies_of(movies, config)
         return cls(config, rows["imdb_id"], from_per_genre(rows["labels"]), movies.manifest.fingerprint)
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A report, and what it was made from.
+class ScoredPredictions:
+    """Predictions matched with the ground truth, and their scores.
 
     Args:
         report: the scores.
-        resampled: scores of resampled movies, which its intervals come from.
-        probabilities: shape (N, 9), of the movies of the truth; 0 where there is no prediction.
-        decided: shape (N, 9), bool.
-        is_predicted: shape (N,), bool: whether there is a prediction.
+        resampled: scores of the bootstrap samples behind the report's intervals.
+        probabilities: shape (N, 9), in the order of the ground truth; 0 for movies without a prediction.
+        decided: predicted genres, shape (N, 9), bool.
+        is_predicted: whether the movie has a prediction, shape (N,), bool.
     """
 
     report: Report
@@ -179,8 +185,8 @@ class Judged:
     is_predicted: np.ndarray
 
 
-def judge(truth: Truth, directory: str, global_threshold: float | None = None) -> Judged:
-    """Score the predictions in a folder; arguments and errors are those of `evaluate`."""
+def score_predictions(truth: GroundTruth, directory: str, global_threshold: float | None = None) -> ScoredPredictions:
+    """Score the predictions in a folder; see `evaluate` for arguments and errors."""
     predictions, config = Table(directory, PREDICTIONS), truth.config
     threshold = _threshold_of(predictions) if global_threshold is None else global_threshold
     rows = _joined(truth, predictions)
@@ -195,22 +201,22 @@ def judge(truth: Truth, directory: str, global_threshold: float | None = None) -
         having=config.having,
         movies=len(truth.labels),
         unpredicted=int(np.count_nonzero(~predicted)),
-        statuses={entry["values"]: entry["counts"] for entry in rows["status"].value_counts().to_pylist()},
+        statuses={value["values"]: value["counts"] for value in rows["status"].value_counts().to_pylist()},
         scores=scores(probabilities, decided, truth.labels, threshold),
-        intervals=intervals(resampled),
+        intervals=confidence_intervals(resampled),
         resamples=config.resamples,
         seed=config.seed,
-        weights_sha256=weights_of(predictions),
+        weights_sha256=model_weights_sha256(predictions),
         predictions_fingerprint=predictions.manifest.fingerprint,
         dataset_fingerprint=truth.fingerprint,
     )
-    return Judged(report, resampled, probabilities, decided, predicted)
+    return ScoredPredictions(report, resampled, probabilities, decided, predicted)
 
 
-def weights_of(predictions: Table) -> str | None:
-    """The SHA-256 of the weights that predicted; None: the table does not say."""
-    found: str | None = predictions.manifest.recipe.settings.get("model", {}).get("weights")
-    return found
+def model_weights_sha256(predictions: Table) -> str | None:
+    """SHA-256 of the weights that made the predictions; None if the table's manifest does not record it."""
+    weights: str | None = predictions.manifest.recipe.settings.get("model", {}).get("weights")
+    return weights
 
 
 def _threshold_of(predictions: Table) -> float:
@@ -218,50 +224,50 @@ def _threshold_of(predictions: Table) -> float:
     if recorded is None:
         raise InputError(
             f"{predictions.directory}: no thresholds are recorded with these predictions; "
-            "give the cut-off of f1_of_averages, such as global_threshold=0.3"
+            "give the cut-off for f1_of_averages, for example global_threshold=0.3"
         )
     return Thresholds.parse(recorded, where=f"{predictions.directory}: recorded thresholds").global_threshold
 
 
-def _movies_of(movies: Table, config: JudgeConfig) -> pa.Table:
-    """Ids and labels of the movies to be scored, ordered by id."""
-    found = movies.read(["imdb_id", "labels"], filter=is_of_split(config.split) & _HAVING[config.having])
-    if not found.num_rows:
+def _movies_of(movies: Table, config: ScoringConfig) -> pa.Table:
+    """Ids and labels of the selected movies, sorted by id."""
+    rows = movies.read(["imdb_id", "labels"], filter=is_of_split(config.split) & _HAVING[config.having])
+    if not rows.num_rows:
         counts = movies.read(["split"])["split"].value_counts().to_pylist()
-        splits = ", ".join(f"{entry['values']} {entry['counts']:,}" for entry in counts) or "no movies at all"
-        having = "" if config.having == "any" else f" that have {config.having}"
-        raise InputError(f"{movies.directory}: no movies in split {config.split}{having}; it holds {splits}")
-    # Sums, and what the bootstrap draws, depend on the order; that of the table is the order in which posters came.
-    return found.sort_by("imdb_id")
+        splits = ", ".join(f"{value['values']} {value['counts']:,}" for value in counts) or "no movies at all"
+        having = "" if config.having == "any" else f" with {config.having}"
+        raise InputError(f"{movies.directory}: no movies in split {config.split}{having}; the table has {splits}")
+    # Sums and bootstrap samples depend on the order, and the table's depends on the order in which posters arrived.
+    return rows.sort_by("imdb_id")
 
 
-def _joined(truth: Truth, predictions: Table) -> pa.Table:
-    """One row for each movie, in that order: its prediction, or nulls and the status missing."""
-    wanted = pc.field("imdb_id").isin(truth.ids.combine_chunks())
-    rows = predictions.read(["imdb_id", "status", "probabilities", "genres"], filter=wanted)
+def _joined(truth: GroundTruth, predictions: Table) -> pa.Table:
+    """One row per movie of the ground truth, in its order: the prediction, or nulls with the status `missing`."""
+    is_in_truth = pc.field("imdb_id").isin(truth.ids.combine_chunks())
+    rows = predictions.read(["imdb_id", "status", "probabilities", "genres"], filter=is_in_truth)
     if not rows.num_rows:
         others = predictions.dataset.head(3, columns=["imdb_id"])["imdb_id"]
         raise InputError(
-            f"{predictions.directory}: its movies ({_examples(others)}) are none of split {truth.config.split} of "
-            f"{truth.config.movies} ({_examples(truth.ids)}); give the predictions of those movies"
+            f"{predictions.directory}: none of its movies ({_examples(others)}) is in split {truth.config.split} of "
+            f"{truth.config.movies} ({_examples(truth.ids)}); give predictions of that split"
         )
-    places = pc.index_in(truth.ids, value_set=rows["imdb_id"].combine_chunks())
-    found = rows.select(["status", "probabilities", "genres"]).take(places)
-    return found.set_column(0, "status", pc.fill_null(found["status"], MISSING))
+    matches = pc.index_in(truth.ids, value_set=rows["imdb_id"].combine_chunks())
+    joined = rows.select(["status", "probabilities", "genres"]).take(matches)
+    return joined.set_column(0, "status", pc.fill_null(joined["status"], MISSING))
 
 
 def _examples(ids: pa.ChunkedArray) -> str:
-    return ", ".join(ids[:3].to_pylist()) or "it has none"
+    return ", ".join(ids[:3].to_pylist()) or "none at all"
 
 
 def _decisions(column: pa.ChunkedArray, where: str) -> np.ndarray:
-    """Shape (N, 9), bool: the genres named in each row."""
+    """The genres listed in each row, shape (N, 9), bool."""
     lists = column.combine_chunks()
     names = pc.list_flatten(lists)
     columns = pc.index_in(names, value_set=pa.array(GENRES))
     if columns.null_count:
         unknown = pc.unique(names.filter(columns.is_null())).to_pylist()
-        raise InputError(f"{where}: predicts {unknown[:3]}; this mmgenre knows the genres {', '.join(GENRES)}")
+        raise InputError(f"{where}: unknown genres {unknown[:3]}; expected some of {', '.join(GENRES)}")
     decided = np.zeros((len(lists), len(GENRES)), bool)
     decided[pc.list_parent_indices(lists).to_numpy(), columns.to_numpy()] = True
     return decided

@@ -1,4 +1,4 @@
-"""An explained movie as a page: what was decided, and for each genre the words and the regions that spoke for it."""
+"""The page about one explained movie: the model's decisions, and the words and poster regions behind each genre."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,100 +7,116 @@ from typing import Any
 import numpy as np
 
 from mmgenre import pages
-from mmgenre.explain.attribution import Attribution, overlay
+from mmgenre.explain.attribution import Attribution
+from mmgenre.explain.heat_maps import overlay
 from mmgenre.labels import GENRES
 
-# Words whose score is below the first are not marked; the others are the borders between thin, medium and thick.
+# Words scoring below the first bound are not marked; the bounds separate thin, medium and thick marks.
 _LEVELS = (0.15, 0.35, 0.65)
-_STRENGTHS = ("", "a little", "clearly", "strongly")
+_STRENGTHS = ("", "slightly", "clearly", "strongly")
 _NUM_STRONGEST = 5
 _ROWS, _COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
-_SIGNS = {True: "for", False: "against"}
-_HEADLINES = {"text_and_poster": "its plot and its poster", "text_only": "its plot", "poster_only": "its poster"}
+_SIDES = {True: "for", False: "against"}
+_INPUTS = {"text_and_poster": "plot and poster", "text_only": "plot", "poster_only": "poster"}
 
 
 @dataclass(frozen=True)
-class Explained:
-    """A movie, what a model decided of it, and why.
+class Explanation:
+    """A model's predictions for one movie, and what they rest on.
 
     Args:
-        name: of the movie, as the headline has it.
-        model: which one it was.
-        status: what the decision rests on: see PredictStatus.
+        name: of the movie, the page's headline.
+        model: family of the model.
+        status: available input, a PredictStatus.
         probabilities: shape (9,), in GENRES order.
-        cutoffs: shape (9,): at or above which a genre is given.
-        given: the genres that are given.
-        genres: those that are explained.
-        attribution: what spoke for each of them.
-        poster: a JPEG; None where none is read.
+        thresholds: shape (9,).
+        predicted: genres whose probability reaches the threshold.
+        genres: genres that are explained, the most probable first.
+        attribution: for each of these genres.
+        poster: a JPEG; None: the model read no poster.
     """
 
     name: str
     model: str
     status: str
     probabilities: np.ndarray
-    cutoffs: np.ndarray
-    given: tuple[str, ...]
+    thresholds: np.ndarray
+    predicted: tuple[str, ...]
     genres: tuple[str, ...]
     attribution: Attribution
     poster: bytes | None
 
     def __str__(self) -> str:
-        """A line for each genre that is explained."""
+        """One line per explained genre."""
         return "\n".join(self._line(genre) for genre in self.genres)
 
     def _line(self, genre: str) -> str:
-        row = GENRES.index(genre)
-        verdict = f"{genre}: {self.probabilities[row]:.3f}, threshold {self.cutoffs[row]:.3f}"
-        said = [f"{one['word']} {one['score']:+.2f}" for one in strongest(self.attribution, genre)]
-        where = place_of(self.attribution.heat[genre]) if genre in self.attribution.heat else ""
-        return "; ".join(part for part in (verdict, ", ".join(said), f"poster: {where}" if where else "") if part)
+        column = GENRES.index(genre)
+        words = [f"{word['word']} {word['score']:+.2f}" for word in strongest_words(self.attribution, genre)]
+        heat = self.attribution.heat.get(genre)
+        where = "" if heat is None else hottest_region(heat)
+        decision = f"{genre}: {self.probabilities[column]:.3f}, threshold {self.thresholds[column]:.3f}"
+        return "; ".join(part for part in (decision, ", ".join(words), f"poster: {where}" if where else "") if part)
 
 
-def page(explained: Explained) -> str:
-    """The page, self-contained."""
-    decisions = [
-        {
-            "name": genre,
-            "probability": float(explained.probabilities[row]),
-            "threshold": float(explained.cutoffs[row]),
-            "given": genre in explained.given,
-            "explained": genre in explained.genres,
-        }
-        for row, genre in enumerate(GENRES)
-    ]
-    genres = [_genre(explained, genre) for genre in explained.genres]
+def page(explanation: Explanation) -> str:
+    """Render the page; it is self-contained."""
+    attribution = explanation.attribution
+    decisions = [_decision(explanation, genre) for genre in GENRES]
+    sections = [_decision(explanation, genre) | _reasons(explanation, genre) for genre in explanation.genres]
     return pages.render(
         "explain.html",
-        title=explained.name,
-        model=explained.model,
-        seen=_HEADLINES[explained.status],
-        poster=explained.poster,
-        decisions=sorted(decisions, key=lambda one: -one["probability"]),
-        genres=genres,
-        has_words=bool(explained.attribution.words),
-        has_heat=bool(explained.attribution.heat),
-        is_cut_off=any(piece["level"] < 0 for genre in genres for piece in genre["pieces"]),
-        gap=max(explained.attribution.gaps.values(), default=0.0),
+        title=explanation.name,
+        model=explanation.model,
+        inputs=_INPUTS[explanation.status],
+        poster=explanation.poster,
+        decisions=sorted(decisions, key=lambda decision: -decision["probability"]),
+        sections=sections,
+        has_words=bool(attribution.words),
+        has_heat=bool(attribution.heat),
+        is_truncated=any(piece["level"] < 0 for section in sections for piece in section["pieces"]),
+        relative_error=max(attribution.relative_errors.values(), default=0.0),
     )
 
 
-def strongest(found: Attribution, genre: str) -> list[dict[str, Any]]:
-    """The words with the largest sums of scores, for and against, each with how often it stands in the text."""
-    sums: dict[str, list[float]] = {}
-    for one in found.words:
-        word = (found.text or "")[one.start : one.end].casefold()
-        sums.setdefault(word, []).append(one.scores[genre])
-    ranked = sorted(((sum(scores), len(scores), word) for word, scores in sums.items()), key=lambda one: -abs(one[0]))
+def _decision(explanation: Explanation, genre: str) -> dict[str, Any]:
+    column = GENRES.index(genre)
+    return {
+        "genre": genre,
+        "probability": float(explanation.probabilities[column]),
+        "threshold": float(explanation.thresholds[column]),
+        "is_predicted": genre in explanation.predicted,
+        "is_explained": genre in explanation.genres,
+    }
+
+
+def _reasons(explanation: Explanation, genre: str) -> dict[str, Any]:
+    attribution, poster = explanation.attribution, explanation.poster
+    heat = attribution.heat.get(genre)
+    return {
+        "pieces": list(_pieces(attribution, genre)),
+        "strongest": strongest_words(attribution, genre),
+        "hottest": "" if heat is None else hottest_region(heat),
+        "overlay": None if poster is None or heat is None else overlay(poster, heat),
+    }
+
+
+def strongest_words(attribution: Attribution, genre: str) -> list[dict[str, Any]]:
+    """Words with the largest absolute sum of scores, each with the number of its occurrences."""
+    scores: dict[str, list[float]] = {}
+    for word in attribution.words:
+        text = (attribution.text or "")[word.start : word.end].casefold()
+        scores.setdefault(text, []).append(word.scores[genre])
+    ranked = sorted(scores, key=lambda word: -abs(sum(scores[word])))
     return [
-        {"word": word, "score": score, "times": times, "side": _SIGNS[score > 0]}
-        for score, times, word in ranked[:_NUM_STRONGEST]
-        if score
+        {"word": word, "score": total, "times": len(scores[word]), "side": _SIDES[total > 0]}
+        for word in ranked[:_NUM_STRONGEST]
+        if (total := sum(scores[word]))
     ]
 
 
-def place_of(heat: np.ndarray) -> str:
-    """Where the hottest place of a map is, in words; empty where nothing is hot."""
+def hottest_region(heat: np.ndarray) -> str:
+    """Position of a map's maximum in words, such as "top left"; empty if the map is all 0."""
     if not heat.any():
         return ""
     row, column = np.unravel_index(int(heat.argmax()), heat.shape)
@@ -109,36 +125,21 @@ def place_of(heat: np.ndarray) -> str:
     return "centre" if (vertical, horizontal) == ("middle", "centre") else f"{vertical} {horizontal}"
 
 
-def _genre(explained: Explained, genre: str) -> dict[str, Any]:
-    found, row = explained.attribution, GENRES.index(genre)
-    heat = found.heat.get(genre)
-    where = "" if heat is None else place_of(heat)
-    return {
-        "name": genre,
-        "probability": float(explained.probabilities[row]),
-        "threshold": float(explained.cutoffs[row]),
-        "given": genre in explained.given,
-        "pieces": list(_pieces(found, genre)),
-        "strongest": strongest(found, genre),
-        "where": where,
-        "picture": overlay(explained.poster, heat) if explained.poster is not None and heat is not None else None,
-    }
-
-
-def _pieces(found: Attribution, genre: str) -> Iterator[dict[str, Any]]:
-    """The text cut up: marked words, and what stands between them; what was not read any more is said so."""
-    text, at = found.text or "", 0
-    for one in found.words:
-        score = one.scores[genre]
-        level = sum(abs(score) >= border for border in _LEVELS)
+def _pieces(attribution: Attribution, genre: str) -> Iterator[dict[str, Any]]:
+    """The text in pieces: marked words at level 1 to 3, text between them at 0, text after truncation at -1."""
+    text, position = attribution.text or "", 0
+    for word in attribution.words:
+        score = word.scores[genre]
+        level = sum(abs(score) >= bound for bound in _LEVELS)
         if level:
-            yield {"text": text[at : one.start], "level": 0}
-            side, strength = _SIGNS[score > 0], _STRENGTHS[level]
-            yield {"text": text[one.start : one.end], "level": level, "side": side, "said": f"{strength} {side}"}
-            at = one.end
-    end = found.words[-1].end if found.words else len(text)
-    # Marks that end the last word are read with it.
-    end = len(text) if not any(letter.isalnum() for letter in text[end:]) else end
-    yield {"text": text[at:end], "level": 0}
+            yield {"text": text[position : word.start], "level": 0}
+            side = _SIDES[score > 0]
+            description = f"{_STRENGTHS[level]} {side}"
+            yield {"text": text[word.start : word.end], "level": level, "side": side, "description": description}
+            position = word.end
+    end = attribution.words[-1].end if attribution.words else len(text)
+    # Punctuation after the last word is not truncated text.
+    end = end if any(character.isalnum() for character in text[end:]) else len(text)
+    yield {"text": text[position:end], "level": 0}
     if end < len(text):
         yield {"text": text[end:], "level": -1}

@@ -1,16 +1,16 @@
-"""How much each word of a plot adds to a model's logits: integrated gradients, from no words to all of them.
+"""Word attributions: how much each word of a plot adds to a model's logits, by integrated gradients.
 
 Source: Sundararajan, Taly, Yan 2017, arXiv:1703.01365; computed by captum.
 """
 
 import bisect
 import itertools
-import re
-import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import regex
 import torch
 from torch import nn
 
@@ -20,51 +20,31 @@ from mmgenre.models.bilstm import Bilstm
 from mmgenre.models.tfidf import Tfidf
 from mmgenre.models.transformer import Transformer
 
-# Logits of the whole model, shape (B, 9), given what of B texts its text model reads.
+# Maps the text inputs of B rows to the logits of the whole model, shape (B, 9).
 Logits = Callable[[Batch], torch.Tensor]
-# A stretch of the text, and what it adds to each of G logits: shape (G,).
-Share = tuple[Span, np.ndarray]
-# A word, with what an apostrophe joins to it.
-_WORD = re.compile(r"\w+(?:['’]\w+)*")  # noqa: RUF001
-# Points at which gradients are taken, placed as Gauss and Legendre have it: of a fine-tuned MiniLM, eight leave some
-# logits with gaps of 10 %, these of 1 %. A graph behind term weights and the largest outputs of an LSTM have kinks.
+# A span of the text and its scores, shape (G,).
+SpanScores = tuple[Span, np.ndarray]
+# A word with its combining marks and apostrophes.
+_LETTERS = r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}_]*"
+_WORD = regex.compile(rf"{_LETTERS}(?:['’]{_LETTERS})*")  # noqa: RUF001
+# Points of the Gauss-Legendre quadrature. For a fine-tuned MiniLM, eight miss up to 10 % of the change, sixteen 1 %.
+# A genre graph behind term weights, and the max pooling of an LSTM, have kinks and need more.
 _STEPS, _STEPS_WITH_KINKS = 16, 64
-# Enough where logits are a line, and how near the sums then come to the changes.
-_STEPS_OF_A_LINE, _CLOSE = 2, 1e-4
-# Padded tokens computed at once, so that a long plot fits into memory; rows of terms, of which there may be many.
+# Enough for linear logits, and how close the scores then come to the change.
+_STEPS_LINEAR, _TOLERANCE = 2, 1e-4
+# Per forward pass: padded tokens, so that a long plot fits into memory, and rows of terms.
 _MAX_TOKENS, _MAX_ROWS = 4096, 48
 
 
 @dataclass(frozen=True)
-class Contributions:
-    """What each of W words adds to each of G logits.
+class TextInput:
+    """A text as the model reads it.
 
     Args:
-        spans: where the words stand in the text: in reading order, none over another.
-        scores: shape (W, G), float64.
-        changes: shape (G,): by how much the text's words raise the logits, all together.
-    """
-
-    spans: list[Span]
-    scores: np.ndarray
-    changes: np.ndarray
-
-    @property
-    def gaps(self) -> np.ndarray:
-        """Shape (G,): the part of the changes that the scores get wrong, as a share of all that the words say."""
-        said = np.maximum(np.abs(self.scores).sum(0), np.abs(self.changes))
-        return np.abs(self.scores.sum(0) - self.changes) / np.maximum(said, 1e-9)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A text as a model reads it.
-
-    Args:
-        text: what is read.
-        batch: what the encoder made of it, B = 1, on the model's device.
+        text: the text.
+        batch: its encoded inputs, B = 1, on the model's device.
         logits: see Logits.
-        columns: of the G genres that are asked for.
+        columns: indices of the G genres to explain.
     """
 
     text: str
@@ -73,103 +53,115 @@ class Reading:
     columns: Sequence[int]
 
 
-def contributions(part: GenreModel, reading: Reading) -> Contributions:
-    """What the words of one text say for and against some genres.
-
-    With tfidf a term's share is divided among its words, and scores add up exactly where no graph follows. For the
-    others the baseline is the same text with a padding token for each word; what the tokenizer adds stays, so that
-    nothing is put down to it. Pieces of a word, and the marks that it is written together with, count with the word.
+@dataclass(frozen=True)
+class WordAttributions:
+    """Scores of W words for G genres.
 
     Args:
-        part: what reads the text, frozen and in evaluation mode: the model that gives the logits, or a tower of it.
-        reading: the text.
+        spans: of the words in the text, in reading order, without overlap.
+        scores: shape (W, G), float64: what each word adds to the logits.
+        changes: shape (G,): what all words together add to the logits.
     """
-    # cuDNN takes gradients of an LSTM in training mode only.
+
+    spans: list[Span]
+    scores: np.ndarray
+    changes: np.ndarray
+
+    @property
+    def relative_errors(self) -> np.ndarray:
+        """Shape (G,): |sum of scores - change|, relative to the sum of absolute scores."""
+        total = np.maximum(np.abs(self.scores).sum(0), np.abs(self.changes))
+        return np.abs(self.scores.sum(0) - self.changes) / np.maximum(total, 1e-9)
+
+
+def attribute_words(part: GenreModel, text_input: TextInput) -> WordAttributions:
+    """Compute how much each word of one text speaks for or against some genres.
+
+    TF-IDF terms are split evenly among their words; without a genre graph the scores are exact. For token models, the
+    baseline is the same text with a padding token per word; special tokens stay, so that they get no score. Subwords
+    and punctuation attached to a word count towards the word.
+
+    Args:
+        part: the text model or text tower, frozen and in evaluation mode.
+        text_input: the text.
+    """
+    # cuDNN computes LSTM gradients in training mode only.
     with torch.backends.cudnn.flags(enabled=False):
         match part:
             case Tfidf():
-                shares, changes = _of_terms(part, reading)
+                scored, changes = _attribute_terms(part, text_input)
             case Bilstm():
-                shares, changes = _of_words(part, reading)
+                spans: Sequence[Span | None] = part.encoder.spans(text_input.text)
+                scored, changes = _attribute_tokens(part.vectors, text_input, spans, 0, _STEPS_WITH_KINKS)
             case Transformer():
-                shares, changes = _of_pieces(part, reading)
+                embeddings, pad = part.backbone.get_input_embeddings(), part.encoder.tokenizer.pad_token_id
+                spans = part.encoder.spans(text_input.text)
+                scored, changes = _attribute_tokens(embeddings, text_input, spans, pad, _STEPS)
             case _:
                 raise TypeError(f"{type(part).__name__} reads no text")
-    spans, scores = _summed(_whole_words(reading.text, shares), len(reading.columns))
-    return Contributions(spans, scores, changes)
+    spans_of_words, scores = _merge_overlaps(_expand_to_words(text_input.text, scored), len(text_input.columns))
+    return WordAttributions(spans_of_words, scores, changes)
 
 
-def _of_terms(part: Tfidf, reading: Reading) -> tuple[list[Share], np.ndarray]:
-    terms = reading.batch["terms"].coalesce()
-    columns, values = terms.indices()[1], terms.values()
+def _attribute_terms(part: Tfidf, text_input: TextInput) -> tuple[list[SpanScores], np.ndarray]:
+    """Scores of the words of each term, and the changes of the logits, shape (G,)."""
+    terms = text_input.batch["terms"].coalesce()
+    columns, weights = terms.indices()[1], terms.values()
 
-    def logits(found: torch.Tensor) -> torch.Tensor:
-        rows = torch.zeros(len(found), part.feature_dim, device=found.device).index_copy(1, columns, found)
-        return reading.logits({"terms": rows})
+    def logits(values: torch.Tensor) -> torch.Tensor:
+        rows = torch.zeros(len(values), part.feature_dim, device=values.device).index_copy(1, columns, values)
+        return text_input.logits({"terms": rows})
 
-    scores, changes = _integrated(logits, values.unsqueeze(0), reading.columns)
+    scores, changes = _integrate_from_zero(logits, weights.unsqueeze(0), text_input.columns)
     score_of = dict(zip(columns.tolist(), scores, strict=True))
-    places = [(column, spans) for column, spans in part.encoder.places(reading.text) if column in score_of]
-    counts: dict[int, int] = {}
-    for column, _ in places:
-        counts[column] = counts.get(column, 0) + 1
-    shares = [(span, score_of[column] / (counts[column] * len(spans))) for column, spans in places for span in spans]
-    return shares, changes
+    occurrences = [(column, spans) for column, spans in part.encoder.spans(text_input.text) if column in score_of]
+    counts = Counter(column for column, _ in occurrences)
+    return [
+        (span, score_of[column] / (counts[column] * len(spans))) for column, spans in occurrences for span in spans
+    ], changes
 
 
-def _of_words(part: Bilstm, reading: Reading) -> tuple[list[Share], np.ndarray]:
-    ids = reading.batch["input_ids"]
-    scores, changes = _integrated_over_tokens(part.vectors, reading, torch.zeros_like(ids), _STEPS_WITH_KINKS)
-    places = part.encoder.places(reading.text)
-    return list(zip(places, scores[: len(places)], strict=True)), changes
-
-
-def _of_pieces(part: Transformer, reading: Reading) -> tuple[list[Share], np.ndarray]:
-    places = part.encoder.places(reading.text)
-    ids = reading.batch["input_ids"]
-    is_word = torch.tensor([[place is not None for place in places]], device=ids.device)
-    baseline = torch.where(is_word, part.encoder.tokenizer.pad_token_id, ids)
-    embeddings = part.backbone.get_input_embeddings()
-    scores, changes = _integrated_over_tokens(embeddings, reading, baseline, _STEPS)
-    return [(place, score) for place, score in zip(places, scores, strict=True) if place is not None], changes
-
-
-def _integrated_over_tokens(
-    layer: nn.Module, reading: Reading, baseline: torch.Tensor, steps: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of T tokens, shape (T, G), and the change of the logits, shape (G,).
+def _attribute_tokens(
+    layer: nn.Module, text_input: TextInput, spans: Sequence[Span | None], pad: int, steps: int
+) -> tuple[list[SpanScores], np.ndarray]:
+    """Scores of the tokens that are part of the text, and the changes of the logits, shape (G,).
 
     Args:
-        layer: gives tokens their vectors.
-        reading: with `input_ids`, shape (1, T).
-        baseline: tokens without the words, shape (1, T).
-        steps: points at which gradients are taken.
+        layer: the embedding layer.
+        text_input: with `input_ids`, shape (1, T).
+        spans: of each token in the text; None: a special token. Missing at the end: padding.
+        pad: token id of the baseline.
+        steps: points of the quadrature.
     """
     from captum.attr import LayerIntegratedGradients  # noqa: PLC0415 - slow to import
 
-    ids, mask = reading.batch["input_ids"], reading.batch["attention_mask"]
+    ids, mask, columns = text_input.batch["input_ids"], text_input.batch["attention_mask"], list(text_input.columns)
+    is_text = torch.zeros_like(ids, dtype=torch.bool)
+    is_text[0, : len(spans)] = torch.tensor([span is not None for span in spans], device=ids.device)
+    baseline = torch.where(is_text, pad, ids)
 
     def logits(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return reading.logits({"input_ids": input_ids, "attention_mask": attention_mask})
+        return text_input.logits({"input_ids": input_ids, "attention_mask": attention_mask})
 
-    num_genres = len(reading.columns)
-    found = LayerIntegratedGradients(logits, layer).attribute(
-        ids.expand(num_genres, -1),
-        baselines=baseline.expand(num_genres, -1),
-        target=list(reading.columns),
-        additional_forward_args=(mask.expand(num_genres, -1),),
+    gradients = LayerIntegratedGradients(logits, layer).attribute(
+        ids.expand(len(columns), -1),
+        baselines=baseline.expand(len(columns), -1),
+        target=columns,
+        additional_forward_args=(mask.expand(len(columns), -1),),
         n_steps=steps,
-        internal_batch_size=max(num_genres, _MAX_TOKENS // ids.shape[1]),
+        internal_batch_size=max(len(columns), _MAX_TOKENS // ids.shape[1]),
     )
+    scores = gradients.detach().sum(2).T.double().cpu().numpy()
     with torch.inference_mode():
-        ends = logits(torch.cat([baseline, ids]), mask.expand(2, -1))[:, list(reading.columns)].double()
-    return found.detach().sum(2).T.double().cpu().numpy(), (ends[1] - ends[0]).cpu().numpy()
+        ends = logits(torch.cat([baseline, ids]), mask.expand(2, -1))[:, columns].double().cpu().numpy()
+    scored = [(span, score) for span, score in zip(spans, scores, strict=False) if span is not None]
+    return scored, ends[1] - ends[0]
 
 
-def _integrated(
+def _integrate_from_zero(
     logits: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor, columns: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of K values, shape (K, G), against zeros, and the change of the logits, shape (G,)."""
+    """Scores of K values against zeros, shape (K, G), and the changes of the logits, shape (G,)."""
     from captum.attr import IntegratedGradients  # noqa: PLC0415 - slow to import
 
     if not values.numel():
@@ -178,57 +170,41 @@ def _integrated(
         ends = logits(torch.cat([torch.zeros_like(values), values]))[:, list(columns)].double().cpu().numpy()
     changes = ends[1] - ends[0]
     scores = np.zeros((values.numel(), len(columns)))
-    for steps in (_STEPS_OF_A_LINE, _STEPS_WITH_KINKS):
-        found = IntegratedGradients(logits).attribute(
+    for steps in (_STEPS_LINEAR, _STEPS_WITH_KINKS):
+        gradients = IntegratedGradients(logits).attribute(
             values.expand(len(columns), -1), target=list(columns), n_steps=steps, internal_batch_size=_MAX_ROWS
         )
-        scores = found.detach().T.double().cpu().numpy()
-        if np.abs(scores.sum(0) - changes).max() < _CLOSE:
+        scores = gradients.detach().T.double().cpu().numpy()
+        if np.abs(scores.sum(0) - changes).max() < _TOLERANCE:
             break
     return scores, changes
 
 
-def _whole_words(text: str, shares: Iterable[Share]) -> list[Share]:
-    """The same with whole words in place of their pieces, and of the marks beside them."""
-    units = list(_units(text))
+def _expand_to_words(text: str, scored: Iterable[SpanScores]) -> Iterator[SpanScores]:
+    """Replace each span of a subword or punctuation mark by the span of its word."""
+    units = list(_words_with_punctuation(text))
     starts = [start for (start, _), _ in units]
-    whole = []
-    for (start, end), score in shares:
-        # Some tokenizers count the space before a word with it.
+    for (start, end), score in scored:
+        # Some tokenizers include the space before a word.
         inside = start + len(text[start:end]) - len(text[start:end].lstrip())
         first = max(0, bisect.bisect_right(starts, inside) - 1)
         last = max(first, bisect.bisect_left(starts, end) - 1)
-        whole.append(((units[first][1][0], units[last][1][1]), score))
-    return whole
+        yield (units[first][1][0], units[last][1][1]), score
 
 
-def _units(text: str) -> Iterator[tuple[Span, Span]]:
-    """Each word with the marks that it is written together with, and the word alone; marks that stand alone are one."""
-    for chunk in re.finditer(r"\S+", text):
-        words = [(chunk.start() + start, chunk.start() + end) for start, end in _words(chunk.group())]
+def _words_with_punctuation(text: str) -> Iterator[tuple[Span, Span]]:
+    """Span of each word with its punctuation, and of the word alone; free-standing punctuation is its own word."""
+    for chunk in regex.finditer(r"\S+", text):
+        words = [word.span() for word in _WORD.finditer(text, *chunk.span())] or [chunk.span()]
         edges = [chunk.start(), *(start for start, _ in words[1:]), chunk.end()]
-        for word, reach in zip(words or [chunk.span()], itertools.pairwise(edges), strict=True):
-            yield reach, word
+        yield from zip(itertools.pairwise(edges), words, strict=True)
 
 
-def _words(text: str) -> list[Span]:
-    """Where words stand; vowel signs and accents that are characters of their own, no \\w, belong to their word."""
-    found: list[Span] = []
-    for word in _WORD.finditer(text):
-        start, end = word.span()
-        while end < len(text) and unicodedata.category(text[end]).startswith("M"):
-            end += 1
-        if found and found[-1][1] == start:
-            start = found.pop()[0]
-        found.append((start, end))
-    return found
-
-
-def _summed(shares: Iterable[Share], num_genres: int) -> tuple[list[Span], np.ndarray]:
-    """In reading order; shares of one stretch, or of stretches that overlap, are added up."""
+def _merge_overlaps(scored: Iterable[SpanScores], num_genres: int) -> tuple[list[Span], np.ndarray]:
+    """Merge overlapping spans and add up their scores; returns spans in reading order, and scores of shape (W, G)."""
     spans: list[Span] = []
     scores: list[np.ndarray] = []
-    for (start, end), score in sorted(shares, key=lambda share: share[0]):
+    for (start, end), score in sorted(scored, key=lambda pair: pair[0]):
         if spans and start < spans[-1][1]:
             spans[-1] = spans[-1][0], max(end, spans[-1][1])
             scores[-1] = scores[-1] + score

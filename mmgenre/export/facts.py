@@ -1,4 +1,4 @@
-"""What there is to say of a model's shape: what it reads, how, and what of it other libraries can load."""
+"""Facts about a model for its card: what it reads, its architecture, and what other libraries can load of it."""
 
 import inspect
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from mmgenre.models.transformer import Transformer, TransformerConfig
 from mmgenre.models.vgg import VggConfig
 from mmgenre.tables.schema import PredictStatus
 
-_JOINTS = {
-    "concat_fusion": "an MLP on the features of both corrects their weighted logits",
-    "gated_fusion": "gated units (GMU) on the features of both correct their weighted logits",
-    "late_fusion": "their logits are weighted for each genre",
+_FUSION_HEADS = {
+    "concat_fusion": "an MLP on the features of both towers corrects their weighted logits",
+    "gated_fusion": "gated units (GMU) on the features of both towers correct their weighted logits",
+    "late_fusion": "the logits of both towers are weighted per genre",
 }
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Of a model and its config, for its card.
+class ModelFacts:
+    """Properties of a model that its card mentions.
 
     Args:
         config: of the model.
-        model: built of it.
+        model: built from it.
     """
 
     config: ModelConfig
@@ -37,93 +37,91 @@ class Facts:
 
     @property
     def is_fusion(self) -> bool:
-        """Whether it is a text and an image tower, joined."""
+        """Whether the model has a text and an image tower."""
         return isinstance(self.config, FusionConfig)
 
     @property
     def text(self) -> Any:
-        """The config of what reads plots; None: nothing does."""
-        return next((part for part in self.config.parts.values() if "plot" in part.columns), None)
+        """Config of the text encoder, or None."""
+        return self._part_config("plot")
 
     @property
     def image(self) -> Any:
-        """The config of what reads posters; None: nothing does."""
-        return next((part for part in self.config.parts.values() if "image" in part.columns), None)
+        """Config of the image encoder, or None."""
+        return self._part_config("image")
 
     @property
     def text_family(self) -> str | None:
-        """Of what reads plots."""
+        """Family of the text encoder."""
         return self.text.family if self.text else None
 
     @property
     def reads(self) -> str:
-        """In words."""
+        """The inputs in words."""
         return " and ".join(kind for kind, part in (("plots", self.text), ("posters", self.image)) if part)
 
     @property
-    def status(self) -> str:
-        """Of predictions of movies that have all it reads."""
+    def status(self) -> PredictStatus:
+        """Status of predictions for movies with all inputs."""
         if self.is_fusion:
             return PredictStatus.TEXT_AND_POSTER
         return PredictStatus.TEXT_ONLY if self.text else PredictStatus.POSTER_ONLY
 
     @property
     def architecture(self) -> str:
-        """A sentence."""
-        said = [_said_of(part, self._part(part)) for part in self.config.parts.values()]
-        graph = ", refined over the graph of the genres that go together" if self.config.genre_graph else ""
+        """A sentence about the architecture."""
+        parts = [_describe(part, self.model.parts[role]) for role, part in self.config.parts.items()]
+        graph = ", refined over the graph of genres that occur together" if self.config.genre_graph else ""
         if self.is_fusion:
-            return f"Two towers: {' and '.join(said)}; {_JOINTS[self.config.family]}{graph}."
-        return f"It is {said[0]}{graph}."
+            return f"Two towers: {' and '.join(parts)}; {_FUSION_HEADS[self.config.family]}{graph}."
+        return f"The model is {parts[0]}{graph}."
 
     @property
     def text_assets(self) -> str:
-        """Folder of the files that what reads plots is restored from, in the exported one."""
+        """Folder of the text encoder's assets in the export."""
         return "assets/text" if self.is_fusion else "assets"
 
     @property
     def max_length(self) -> int | None:
-        """Tokens or words of a text that are read; None: all."""
-        encoder = self._part(self.text).encoder if self.text else None
+        """Maximum number of tokens or words of a text; None: no limit."""
+        encoder = self.model.parts["text" if self.is_fusion else ""].encoder
         return getattr(encoder, "settings", {}).get("max_length")
 
     @property
-    def takes_encoder(self) -> bool:
-        """Whether transformers can load its encoder: it is a transformer by itself."""
+    def is_transformer(self) -> bool:
+        """Whether transformers can load the encoder."""
         return isinstance(self.config, TransformerConfig)
 
     @property
     def drops_pooler(self) -> bool:
-        """Whether transformers' class of its encoder would add a pooler, which is not used."""
-        assert isinstance(self.model, Transformer), "takes_encoder"  # noqa: S101 - a caller's duty
+        """Whether the encoder's class in transformers would add a pooler, which the model does not use."""
+        assert isinstance(self.model, Transformer), "is_transformer"  # noqa: S101 - a caller's duty
         return "add_pooling_layer" in inspect.signature(type(self.model.backbone).__init__).parameters
 
     @property
-    def has_plain_head(self) -> bool:
-        """Whether its head is one linear layer."""
+    def has_linear_head(self) -> bool:
+        """Whether the head is one linear layer."""
         return isinstance(self.model.head, nn.Linear)
 
-    def _part(self, config: Any) -> Any:
-        role = next(role for role, part in self.config.parts.items() if part is config)
-        return self.model.parts[role]
+    def _part_config(self, column: str) -> Any:
+        return next((part for part in self.config.parts.values() if column in part.columns), None)
 
 
-def _said_of(config: Any, model: GenreModel) -> str:
-    """What a model that is no fusion is, in words."""
+def _describe(config: Any, model: Any) -> str:
+    """A model that is not a fusion, in words."""
     match config:
         case TransformerConfig():
-            kind: Any = model
-            layers = f"{type(kind.backbone).__name__}, {kind.backbone.config.num_hidden_layers} layers"
-            pooled = "mean of all token vectors" if config.pooling == "mean" else "first token's vector"
-            return f"a transformer encoder ({layers}) with one linear layer on the {pooled}"
+            layers = f"{type(model.backbone).__name__}, {model.backbone.config.num_hidden_layers} layers"
+            pooling = "mean of all token vectors" if config.pooling == "mean" else "first token's vector"
+            return f"a transformer encoder ({layers}) with a linear layer on the {pooling}"
         case BilstmConfig():
-            return f"a bidirectional LSTM over word vectors ({config.hidden} units in each direction, their maximum)"
+            return f"a bidirectional LSTM over word vectors ({config.hidden} units per direction, max pooling)"
         case TfidfConfig():
-            return f"nine logistic regressions on TF-IDF of words and sequences of up to {config.max_ngram}"
+            return f"nine logistic regressions on TF-IDF of word sequences of length 1 to {config.max_ngram}"
         case VggConfig():
             return f"VGG-16 with a {config.head} head"
         case EfficientNetConfig():
-            return f"{config.network} with one linear layer"
+            return f"{config.network} with a linear layer"
         case ClipConfig():
-            return "a vision transformer with one linear layer"
+            return "a vision transformer with a linear layer"
     raise TypeError(type(config))

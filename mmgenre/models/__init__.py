@@ -1,43 +1,27 @@
-"""The model families: one file each, and one union of their configs."""
+"""The model families, one file each. `ModelConfig` is the union of their configs."""
 
 from typing import Annotated
 
 from pydantic import Field
 
-from mmgenre.models.bilstm import BilstmConfig
-from mmgenre.models.clip import ClipConfig
-from mmgenre.models.efficientnet import EfficientNetConfig
-from mmgenre.models.fusion import ConcatFusionConfig, FusionConfig, GatedFusionConfig, LateFusionConfig
-from mmgenre.models.genre_graph import learn_edges
-from mmgenre.models.genre_model import FamilyConfig, FittedAtOnce, GenreModel, TrainedByGradient
-from mmgenre.models.movies import Batch, Encoded, Encoder, Movies
-from mmgenre.models.tfidf import TfidfConfig
-from mmgenre.models.transformer import TransformerConfig
-from mmgenre.models.vgg import VggConfig
+from mmgenre.models.families import PosterModelConfig, TextModelConfig
+from mmgenre.models.fusion import AnyFusionConfig, FusionConfig
+from mmgenre.models.genre_graph import set_graph_edges
+from mmgenre.models.genre_model import DirectlyFittedConfig, FamilyConfig, GenreModel, GradientTrainedConfig
+from mmgenre.models.movies import Batch, EncodedMovies, Encoder, Movies
 
-ModelConfig = Annotated[
-    TfidfConfig
-    | BilstmConfig
-    | TransformerConfig
-    | VggConfig
-    | EfficientNetConfig
-    | ClipConfig
-    | ConcatFusionConfig
-    | GatedFusionConfig
-    | LateFusionConfig,
-    Field(discriminator="family"),
-]
+ModelConfig = Annotated[TextModelConfig | PosterModelConfig | AnyFusionConfig, Field(discriminator="family")]
 
 __all__ = [
     "Batch",
-    "Encoded",
+    "DirectlyFittedConfig",
+    "EncodedMovies",
     "Encoder",
     "FamilyConfig",
-    "FittedAtOnce",
     "FusionConfig",
     "GenreModel",
+    "GradientTrainedConfig",
     "ModelConfig",
     "Movies",
-    "TrainedByGradient",
-    "learn_edges",
+    "set_graph_edges",
 ]

@@ -1,6 +1,6 @@
 """A bidirectional LSTM over words, the text model before transformers.
 
-Source: Hochreiter and Schmidhuber 1997; vectors by Pennington et al. 2014, GloVe.
+Source: Hochreiter and Schmidhuber 1997; word vectors by Pennington et al. 2014, GloVe.
 """
 
 import json
@@ -13,33 +13,33 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mmgenre.labels import GENRES
-from mmgenre.models.genre_model import GenreModel, ReadsText, TrainedByGradient
+from mmgenre.models.genre_model import GenreModel, GradientTrainedConfig, TextFamilyConfig
 from mmgenre.models.movies import Batch, Movies
-from mmgenre.models.text import texts
-from mmgenre.models.words import WordEncoder, learn_vocabulary, word_vectors
+from mmgenre.models.text import input_texts
+from mmgenre.models.words import WordEncoder, build_vocabulary, word_vectors
 
 _VOCABULARY = "words.json"
 
 
-class BilstmConfig(ReadsText, TrainedByGradient):
-    """Words with vectors from a file or learned ones, read in both directions, the maximum over all words."""
+class BilstmConfig(TextFamilyConfig, GradientTrainedConfig):
+    """A bidirectional LSTM over word vectors with max pooling."""
 
     family: Literal["bilstm"] = "bilstm"
-    vectors: str | None = Field(None, description="file in GloVe's text format, plain or .gz; null: learned ones")
-    vector_size: int = Field(100, ge=1, description="dimensions of learned vectors")
-    frozen_vectors: bool = Field(False, description="vectors of the file stay as they are")
-    vocab_size: int = Field(20_000, ge=1, description="words kept, the most frequent of the training plots")
-    max_length: int = Field(256, ge=1, description="words, without stop words; what follows is not read")
-    hidden: int = Field(120, ge=1, description="units in each direction")
-    dropout: float = Field(0.5, ge=0, lt=1, description="of the vectors, and before the head")
+    vectors: str | None = Field(None, description="word vectors in GloVe's text format, plain or .gz; null: learned")
+    vector_size: int = Field(100, ge=1, description="dimensions of learned word vectors")
+    frozen_vectors: bool = Field(False, description="do not train the vectors read from the file")
+    vocab_size: int = Field(20_000, ge=1, description="vocabulary size: the most frequent words of the training plots")
+    max_length: int = Field(256, ge=1, description="words read per plot, stop words excluded; the rest is cut off")
+    hidden: int = Field(120, ge=1, description="LSTM units per direction")
+    dropout: float = Field(0.5, ge=0, lt=1, description="dropout on the word vectors and before the head")
 
     def build(self, movies: Movies) -> "Bilstm":
-        """A model ready to be trained; the movies are what its vocabulary is learned from.
+        """An untrained model; its vocabulary is built from the movies.
 
         Raises:
-            InputError: the file of vectors cannot be read, or is broken.
+            InputError: the word vector file is unreadable or malformed.
         """
-        words = learn_vocabulary(texts(movies, title=self.title), self.vocab_size)
+        words = build_vocabulary(input_texts(movies, title=self.title), self.vocab_size)
         if self.vectors is None:
             return Bilstm(self, words, self.vector_size)
         vectors = torch.from_numpy(word_vectors(self.vectors, words))
@@ -48,18 +48,18 @@ class BilstmConfig(ReadsText, TrainedByGradient):
         return model
 
     def restore(self, assets: Path) -> "Bilstm":
-        """The model's structure from a checkpoint's assets; its weights are loaded afterwards."""
+        """Build the model from a checkpoint's assets; the caller loads the weights."""
         content = json.loads((assets / _VOCABULARY).read_text(encoding="utf-8"))
         return Bilstm(self, content["words"], content["vector_size"])
 
 
 class Bilstm(GenreModel):
-    """Vectors of words, an LSTM in each direction, their maximum over all words, one linear layer.
+    """Word vectors, an LSTM in each direction, max pooling over words, one linear layer.
 
     Args:
-        config: sizes and dropout.
-        words: the vocabulary.
-        vector_size: dimensions of a word's vector.
+        config: layer sizes and dropout.
+        words: vocabulary.
+        vector_size: dimensions of a word vector.
     """
 
     encoder: WordEncoder
@@ -75,29 +75,25 @@ class Bilstm(GenreModel):
         self.head = config.headed(nn.Linear(self.feature_dim, len(GENRES)))
 
     def features(self, batch: Batch) -> torch.Tensor:
-        """The largest output of each unit over a plot's words, shape (B, 2 * hidden)."""
+        """Each unit's maximum output over the words of a plot, shape (B, 2 * hidden)."""
         if "frozen" in batch:
             return batch["frozen"]
         mask = batch["attention_mask"]
-        # A plot without a known word is one word of padding.
+        # A plot without a known word is read as one padding word.
         lengths = mask.sum(1).clamp(min=1).cpu()
-        # The CPU has no LSTM in bf16.
+        # PyTorch has no bf16 LSTM on CPU.
         with torch.autocast(mask.device.type, enabled=False):
             vectors = self.dropout(self.vectors(batch["input_ids"]).float())
             packed = pack_padded_sequence(vectors, lengths, batch_first=True, enforce_sorted=False)
-            found, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, padding_value=float("-inf"))
-        return found.amax(1)
+            outputs, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, padding_value=float("-inf"))
+        return outputs.amax(1)
 
     @property
     def frozen_settings(self) -> dict[str, Any]:
-        """What is read of a plot."""
+        """Which part of a plot is read."""
         return self.encoder.settings
 
-    def classify(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits of features, shape (B, 9)."""
-        return self.head(self.dropout(features))
-
     def save_assets(self, directory: Path) -> None:
-        """The vocabulary."""
+        """Write the vocabulary."""
         content = {"words": self.encoder.words, "vector_size": self.vectors.embedding_dim}
         (directory / _VOCABULARY).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

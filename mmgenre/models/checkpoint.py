@@ -1,4 +1,4 @@
-"""A trained model as a folder: `checkpoint.json` (the card), `weights.safetensors`, `assets/`. Nothing is unpickled."""
+"""A trained model on disk: `checkpoint.json` (the card), `weights.safetensors` and `assets/`. Nothing is unpickled."""
 
 import json
 import tempfile
@@ -23,45 +23,43 @@ FORMAT = 2
 CARD = "checkpoint.json"
 WEIGHTS = "weights.safetensors"
 ASSETS = "assets"
-# Statuses of predictions for which a fusion is calibrated by itself.
-Alone = Literal["text_only", "poster_only"]
-# What such files hold may run code when it is read.
+# Prediction statuses for which a fusion has a calibration of its own.
+SingleInputStatus = Literal["text_only", "poster_only"]
+# Reading such files may run code.
 _PICKLES = (".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth")
 
 
-def _inside(name: str) -> str:
+def _relative_path(name: str) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
-        raise ValueError("leads out of the checkpoint's folder")
+        raise ValueError("not a path inside the checkpoint")
     return name
 
 
-AssetName = Annotated[str, AfterValidator(_inside)]
-
-
 class Card(Config):
-    """What there is to know of a checkpoint beside its weights."""
+    """Everything in a checkpoint besides weights and assets."""
 
     format: int = FORMAT
     version: str = mmgenre.__version__
     genres: tuple[str, ...] = GENRES
     model: ModelConfig
-    training: dict[str, Any] = Field(default_factory=dict, description="the settings of the training job")
-    thresholds: Thresholds | None = Field(None, description="fitted on the validation split; null: not trained yet")
+    training: dict[str, Any] = Field(default_factory=dict, description="settings of the training job")
+    thresholds: Thresholds | None = Field(None, description="fitted on the validation split; null: untrained")
     temperature: float = Field(1.0, gt=0, description="logits are divided by it before the sigmoid")
-    alone: dict[Alone, Calibration] = Field(
-        default_factory=dict, description="of a fusion, in place of both for movies with only a plot or only a poster"
+    alone: dict[SingleInputStatus, Calibration] = Field(
+        default_factory=dict,
+        description="a fusion's own thresholds and temperature for movies with only a plot or only a poster",
     )
-    scores: dict[str, float] = Field(default_factory=dict, description="of the validation split")
+    scores: dict[str, float] = Field(default_factory=dict, description="scores on the validation split")
     dataset: str | None = Field(None, description="fingerprint of the MOVIES table")
     weights_sha256: str = ""
-    assets: dict[AssetName, str] = Field(
-        default_factory=dict, description="sha256 of each file in assets/, by its path there"
+    assets: dict[Annotated[str, AfterValidator(_relative_path)], str] = Field(
+        default_factory=dict, description="SHA-256 of each file in assets/, by its path there"
     )
 
 
 def save(model: GenreModel, card: Card, directory: str) -> None:
-    """Write a checkpoint, the card last: a folder with a card is whole."""
+    """Write a checkpoint. The card is written last, so a folder with a card is complete."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / ASSETS).mkdir()
@@ -76,19 +74,19 @@ def save(model: GenreModel, card: Card, directory: str) -> None:
 
 
 def load(directory: str) -> tuple[Card, GenreModel]:
-    """A checkpoint's card, and its model in evaluation mode on the CPU.
+    """Load a checkpoint: its card, and its model in evaluation mode on the CPU.
 
     Raises:
-        InputError: there is none, it is damaged, it was made for other genres or by another mmgenre, or it holds files
-            that the card does not describe.
+        InputError: there is no checkpoint, it is damaged, it was made for other genres or by another version of
+            mmgenre, or it holds files that the card does not list.
     """
     card = read_card(directory)
     digests = {WEIGHTS: card.weights_sha256} | {f"{ASSETS}/{name}": digest for name, digest in card.assets.items()}
-    _refuse_others(directory, digests)
+    _reject_unlisted_files(directory, digests)
     with storage.local_copy(directory, digests) as folder:
         for name, digest in digests.items():
             if not (folder / name).is_file() or storage.fingerprint(str(folder / name)) != digest:
-                raise InputError(f"{directory}/{name}: missing or not the file the card describes; train again")
+                raise InputError(f"{directory}/{name}: missing, or not the file that the card describes; train again")
         try:
             model = card.model.restore(folder / ASSETS)
             load_weights(model, folder)
@@ -98,35 +96,41 @@ def load(directory: str) -> tuple[Card, GenreModel]:
 
 
 def read_card(directory: str) -> Card:
-    """The card alone, with the same checks."""
+    """Read and check the card only.
+
+    Raises:
+        InputError: there is no card, it is damaged, or it was made for other genres or by another version of mmgenre.
+    """
     location = storage.join(directory, CARD)
     if CARD not in storage.names_in(directory):
-        raise InputError(f"{directory}: no {CARD} there; expected a folder made by jobs/train.py")
+        raise InputError(f"{directory}: no {CARD} found; expected a folder written by jobs/train.py")
     try:
         content = json.loads(storage.read_bytes(location))
-        found, genres = int(content["format"]), tuple(content["genres"])
+        version, genres = int(content["format"]), tuple(content["genres"])
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{location}: not the card of a checkpoint; train again") from None
-    if found != FORMAT:
-        way_out = "install a newer mmgenre" if found > FORMAT else "train again"
-        raise InputError(f"{directory}: format {found}, this mmgenre reads format {FORMAT}; {way_out}")
+        raise InputError(f"{location}: not a checkpoint's card; train again") from None
+    if version != FORMAT:
+        remedy = "install a newer mmgenre" if version > FORMAT else "train again"
+        raise InputError(f"{directory}: format {version}, but this mmgenre reads format {FORMAT}; {remedy}")
     if genres != GENRES:
-        raise InputError(f"{directory}: trained for genres {genres}, this mmgenre predicts {GENRES}; retrain it")
+        raise InputError(
+            f"{directory}: trained for genres {genres}, but this mmgenre predicts {GENRES}; train it again"
+        )
     try:
         return Card.model_validate(content)
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
-        raise InputError(f"{location}: damaged fields: {fields}; train again") from None
+        raise InputError(f"{location}: invalid fields: {fields}; train again") from None
 
 
-def _refuse_others(directory: str, described: Iterable[str]) -> None:
-    """Raise InputError for files that might be read beside those that the card describes, and for any pickle."""
+def _reject_unlisted_files(directory: str, listed: Iterable[str]) -> None:
+    """Raise InputError for any pickle, and for assets that the card does not list but a loader might read."""
     assets = [f"{ASSETS}/{name}" for name in storage.files_below(storage.join(directory, ASSETS))]
     for name in [*storage.names_in(directory), *assets]:
         if name.endswith(_PICKLES):
-            raise InputError(f"{directory}/{name}: only JSON and safetensors are read here; take it away")
-    for name in sorted({*assets} - {*described}):
-        raise InputError(f"{directory}/{name}: a file that the card does not describe; take it away")
+            raise InputError(f"{directory}/{name}: only JSON and safetensors files are read here; remove it")
+    for name in sorted({*assets} - {*listed}):
+        raise InputError(f"{directory}/{name}: not listed in the card; remove it")
 
 
 def save_weights(model: torch.nn.Module, folder: Path) -> None:
@@ -135,5 +139,5 @@ def save_weights(model: torch.nn.Module, folder: Path) -> None:
 
 
 def load_weights(model: torch.nn.Module, folder: Path) -> None:
-    """Read a model's weights from a local folder."""
+    """Load a model's weights from a local folder."""
     load_model(model, str(folder / WEIGHTS))

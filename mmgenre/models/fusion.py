@@ -1,4 +1,4 @@
-"""A text tower and an image tower joined: by their features, by gates, or by their logits; either may be missing.
+"""A text tower and an image tower, fused by features, gates or logits. Either input may be missing.
 
 Source: Neverova et al. 2016, arXiv:1501.00102 (modality dropout).
 """
@@ -15,191 +15,201 @@ from torch import nn
 from mmgenre.config import Config
 from mmgenre.errors import InputError
 from mmgenre.labels import GENRES
-from mmgenre.models.bilstm import BilstmConfig
-from mmgenre.models.clip import ClipConfig
-from mmgenre.models.efficientnet import EfficientNetConfig
-from mmgenre.models.fusion_heads import Concatenated, Corrected, Gated, Seen, Weighted
-from mmgenre.models.genre_model import FamilyConfig, GenreModel, TrainedByGradient
-from mmgenre.models.movies import Batch, Encoded, Encoder, Movies
+from mmgenre.models.families import PosterModelConfig, TextModelConfig
+from mmgenre.models.fusion_heads import (
+    ConcatCorrection,
+    CorrectedLogits,
+    GatedCorrection,
+    TowerOutputs,
+    WeightedLogits,
+)
+from mmgenre.models.genre_model import FamilyConfig, GenreModel, GradientTrainedConfig
+from mmgenre.models.movies import Batch, EncodedMovies, Encoder, Movies
 from mmgenre.models.tfidf import TfidfConfig
-from mmgenre.models.transformer import TransformerConfig
-from mmgenre.models.vgg import VggConfig
 
 ROLES = ("text", "image")
 
 
-class Tower(Config):
-    """One of the two models that are joined."""
+class TowerConfig(Config):
+    """One of the two fused models."""
 
-    checkpoint: str | None = Field(None, description="folder of a trained model that is gone on from")
-    frozen: bool = Field(False, description="stays as it is, but for what joins the towers")
+    checkpoint: str | None = Field(None, description="folder of a trained model to start from")
+    frozen: bool = Field(False, description="freeze this tower and train only the rest")
 
     @model_validator(mode="after")
-    def _one_origin(self) -> Self:
+    def _one_source(self) -> Self:
         model = getattr(self, "model", None)
         if (self.checkpoint is None) == (model is None):
-            raise ValueError("give checkpoint=DIR of a trained model, or model, and not both")
+            raise ValueError("give either checkpoint=DIR of a trained model, or model, but not both")
         return self
 
 
-class TextTower(Tower):
+class TextTowerConfig(TowerConfig):
     """The model that reads the plot."""
 
-    model: Annotated[TfidfConfig | BilstmConfig | TransformerConfig, Field(discriminator="family")] | None = None
+    model: Annotated[TextModelConfig, Field(discriminator="family")] | None = None
 
 
-class ImageTower(Tower):
+class ImageTowerConfig(TowerConfig):
     """The model that reads the poster."""
 
-    model: Annotated[VggConfig | EfficientNetConfig | ClipConfig, Field(discriminator="family")] | None = None
+    model: Annotated[PosterModelConfig, Field(discriminator="family")] | None = None
 
 
-class FusionConfig(TrainedByGradient):
-    """Two towers and what joins them."""
+class FusionConfig(GradientTrainedConfig):
+    """Two towers and the head that fuses them."""
 
-    # Whether features are joined, and not logits alone.
-    joins_features: ClassVar[bool] = True
+    # Whether the head reads features as well as logits.
+    fuses_features: ClassVar[bool] = True
     family: str
-    text: TextTower
-    image: ImageTower
+    text: TextTowerConfig
+    image: ImageTowerConfig
     modality_dropout: float = Field(
-        0.3, ge=0, le=1, description="share of the movies with plot and poster of which one is hidden while learning"
+        0.3, ge=0, le=1, description="share of training movies with both inputs of which one input is hidden"
     )
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What the two towers read of a movie."""
+        """Columns of MOVIES that the two towers read."""
         return tuple(column for part in self.parts.values() for column in part.columns)
 
     @property
-    def towers(self) -> dict[str, TextTower | ImageTower]:
-        """By role."""
+    def towers(self) -> dict[str, TextTowerConfig | ImageTowerConfig]:
+        """Tower configs by role."""
         return {"text": self.text, "image": self.image}
 
     @property
     def parts(self) -> dict[str, FamilyConfig]:
-        """The families of the two towers."""
+        """Family configs of the towers by role."""
         return {role: _model_of(tower) for role, tower in self.towers.items()}
 
     @property
     def checkpoints(self) -> dict[str, str]:
-        """Folders of the towers that are trained already, by role."""
+        """Folders of the trained towers by role."""
         return {role: tower.checkpoint for role, tower in self.towers.items() if tower.checkpoint is not None}
 
     def resolved(self, models: Mapping[str, FamilyConfig]) -> Self:
-        """The same with the models that the checkpoints hold, by role, in place of the folders.
+        """This config with each tower's checkpoint folder replaced by the model config found in it.
+
+        Args:
+            models: model configs read from the checkpoints, by role.
 
         Raises:
-            InputError: a checkpoint is not of a model for that role.
+            InputError: a checkpoint holds a model that cannot fill its role.
         """
-        found: dict[str, Any] = {}
-        for role, tower in self.towers.items():
-            if role not in models:
-                found[role] = tower
-                continue
-            settings = tower.to_settings(without=("checkpoint",)) | {"model": models[role].to_settings()}
-            found[role] = type(tower).parse(settings, where=f"model.{role}.checkpoint {tower.checkpoint}")
-        return self.model_copy(update=found)
+        towers: dict[str, Any] = dict(self.towers)
+        for role, model in models.items():
+            tower = towers[role]
+            settings = tower.to_settings(without=("checkpoint",)) | {"model": model.to_settings()}
+            towers[role] = type(tower).parse(settings, where=f"model.{role}.checkpoint {tower.checkpoint}")
+        return self.model_copy(update=towers)
 
     def build(self, movies: Movies) -> "Fusion":
-        """A model ready to be trained, both of its towers built anew."""
+        """An untrained model with two new towers."""
         return self.join({}, movies)
 
     def join(self, trained: Mapping[str, GenreModel], movies: Movies) -> "Fusion":
-        """A model ready to be trained.
+        """A model ready for training.
 
         Args:
-            trained: towers by role.
-            movies: of the training split, for what the other towers learn from them beforehand.
+            trained: trained towers by role; the others are built.
+            movies: the training split, from which the other towers build their vocabularies.
 
         Raises:
-            InputError: a tower cannot be built, or its features cannot be joined.
+            InputError: a tower cannot be built, or has no features to fuse.
         """
-        if self.joins_features and isinstance(self.text.model, TfidfConfig):
-            raise InputError(f"model.text: tfidf has no features that {self.family} could join; take late_fusion")
-        towers = {role: trained[role] if role in trained else self._built(role, movies) for role in ROLES}
+        if self.fuses_features and isinstance(self.text.model, TfidfConfig):
+            raise InputError(f"model.text: tfidf has no features for {self.family} to fuse; use late_fusion")
+        towers = {role: trained[role] if role in trained else self._build_tower(role, movies) for role in ROLES}
         return Fusion(self, towers["text"], towers["image"])
 
     def restore(self, assets: Path) -> "Fusion":
-        """The model's structure from a checkpoint's assets; its weights are loaded afterwards."""
+        """Build the model from a checkpoint's assets; the caller loads the weights."""
         towers = {role: part.restore(assets / role) for role, part in self.parts.items()}
         return Fusion(self, towers["text"], towers["image"])
 
     @abstractmethod
-    def joint(self, text_dim: int, image_dim: int) -> nn.Module:
-        """What makes logits of two `Seen`, given the sizes of their features."""
+    def fusion_head(self, text_dim: int, image_dim: int) -> nn.Module:
+        """A module that maps `TowerOutputs` to logits, for features of these sizes."""
 
-    def _built(self, role: str, movies: Movies) -> GenreModel:
+    def _build_tower(self, role: str, movies: Movies) -> GenreModel:
         model = _model_of(self.towers[role])
-        if not isinstance(model, TrainedByGradient):
-            raise InputError(f"model.{role}.model: {model.family} is fitted at once; train it, and give its checkpoint")
+        if not isinstance(model, GradientTrainedConfig):
+            raise InputError(
+                f"model.{role}.model: {model.family} cannot be trained inside a fusion; "
+                f"train it by itself, then give model.{role}.checkpoint=DIR"
+            )
         return model.build(movies)
 
 
-def _model_of(tower: TextTower | ImageTower) -> Any:
-    assert tower.model is not None, "resolved() first"  # noqa: S101 - a caller's duty
-    return tower.model
+def _model_of(tower: TowerConfig) -> Any:
+    model = getattr(tower, "model", None)
+    assert model is not None, "resolved() first"  # noqa: S101 - the caller's responsibility
+    return model
 
 
 class CorrectedFusionConfig(FusionConfig):
-    """Features of both towers, which correct their weighted logits."""
+    """Weighted logits of both towers plus a correction from their features."""
 
-    joint_type: ClassVar[type[Corrected]]
-    hidden: int = Field(256, ge=1, description="units of what joins the towers")
-    dropout: float = Field(0.3, ge=0, lt=1, description="of these units; of concat_fusion's features, too")
+    head_type: ClassVar[type[CorrectedLogits]]
+    hidden: int = Field(256, ge=1, description="units of the fusion head")
+    dropout: float = Field(0.3, ge=0, lt=1, description="dropout on these units; in concat_fusion on features, too")
 
-    def joint(self, text_dim: int, image_dim: int) -> nn.Module:
-        """What corrects the weighted logits."""
-        return self.joint_type(self.hidden, self.dropout, text_dim, image_dim)
+    def fusion_head(self, text_dim: int, image_dim: int) -> nn.Module:
+        """Weighted logits plus a correction."""
+        return self.head_type(self.hidden, self.dropout, text_dim, image_dim)
 
 
 class ConcatFusionConfig(CorrectedFusionConfig):
-    """Features of both towers side by side, and an MLP that corrects their weighted logits."""
+    """Corrects the towers' weighted logits with an MLP on their concatenated features."""
 
-    joint_type = Concatenated
+    head_type = ConcatCorrection
     family: Literal["concat_fusion"] = "concat_fusion"
 
 
 class GatedFusionConfig(CorrectedFusionConfig):
-    """Units that correct the weighted logits, each with a gate: how much of it comes from plot and from poster."""
+    """Corrects the towers' weighted logits with units whose gates mix plot and poster."""
 
-    joint_type = Gated
+    head_type = GatedCorrection
     family: Literal["gated_fusion"] = "gated_fusion"
 
 
 class LateFusionConfig(FusionConfig):
-    """The logits of both towers, weighted for each genre; alone, each is left as it is."""
+    """Weights the towers' logits per genre; a tower whose counterpart has no input is used as it is."""
 
-    joins_features = False
+    fuses_features = False
     family: Literal["late_fusion"] = "late_fusion"
 
-    def joint(self, text_dim: int, image_dim: int) -> nn.Module:
-        """Two weights and a bias for each genre."""
-        return Weighted()
+    def fusion_head(self, text_dim: int, image_dim: int) -> nn.Module:
+        """Two weights and a bias per genre."""
+        return WeightedLogits()
+
+
+AnyFusionConfig = ConcatFusionConfig | GatedFusionConfig | LateFusionConfig
 
 
 class FusionEncoder:
-    """Encodes plots and posters, each by the encoder of its tower.
+    """Encodes plots and posters with the encoders of the two towers.
 
     Args:
-        text: the text tower's.
-        image: the image tower's.
+        text: the text tower's encoder.
+        image: the image tower's encoder.
     """
 
     def __init__(self, text: Encoder, image: Encoder):
         self._text, self._image = text, image
 
-    def encode(self, movies: Movies) -> Encoded:
-        """Both kinds of input of all movies."""
+    def encode(self, movies: Movies) -> EncodedMovies:
+        """Both inputs of all movies."""
         text, image = self._text.encode(movies), self._image.encode(movies)
-        return Encoded(text.has_text, image.has_image, text.parts + image.parts)
+        return EncodedMovies(text.has_text, image.has_image, text.inputs + image.inputs)
 
 
 class Fusion(GenreModel):
-    """Two towers, and what joins what they make of a movie.
+    """Two towers and a head that fuses their outputs.
 
     Args:
-        config: which towers stay as they are, and how they are joined.
+        config: how to fuse, and which towers are frozen.
         text: reads plots.
         image: reads posters.
     """
@@ -210,71 +220,73 @@ class Fusion(GenreModel):
         super().__init__()
         self.encoder = FusionEncoder(text.encoder, image.encoder)
         self.text, self.image = text, image
-        self.feature_dim = text.feature_dim + image.feature_dim if config.joins_features else 2 * len(GENRES)
-        self.head = config.headed(config.joint(text.feature_dim, image.feature_dim))
+        self.feature_dim = text.feature_dim + image.feature_dim if config.fuses_features else 2 * len(GENRES)
+        self.head = config.headed(config.fusion_head(text.feature_dim, image.feature_dim))
         self._config = config
-        self._frozen = [self.parts[role] for role, tower in config.towers.items() if tower.frozen]
-        for tower in self._frozen:
+        self._frozen_towers = [self.parts[role] for role, tower in config.towers.items() if tower.frozen]
+        for tower in self._frozen_towers:
             tower.freeze()
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, but for frozen towers, whose dropout must not change what they see."""
+        """Set the mode; frozen towers stay in evaluation mode, without dropout."""
         super().train(mode)
-        for tower in self._frozen:
+        for tower in self._frozen_towers:
             tower.eval()
         return self
 
     @property
     def parts(self) -> dict[str, GenreModel]:
-        """The two towers."""
+        """The two towers by role."""
         return {"text": self.text, "image": self.image}
 
     def features(self, batch: Batch) -> torch.Tensor:
-        """What is joined, side by side, zero where there is nothing to see, shape (B, feature_dim)."""
-        seen = self._see(batch)
-        joined = [seen.text, seen.image] if self._config.joins_features else [seen.text_logits, seen.image_logits]
-        return torch.cat(joined, 1)
+        """Concatenated features or logits, zero where an input is missing, shape (B, feature_dim)."""
+        towers = self._tower_outputs(batch)
+        fused = (
+            [towers.text, towers.image] if self._config.fuses_features else [towers.text_logits, towers.image_logits]
+        )
+        return torch.cat(fused, 1)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits, shape (B, 9)."""
-        return self.head(self._see(batch))
+        return self.head(self._tower_outputs(batch))
 
-    def depth(self, parameter: str) -> int:
-        """As the parameter's tower counts."""
+    def layers_above(self, parameter: str) -> int:
+        """The tower's own count for its parameters; 0 for the head's."""
         role, _, rest = parameter.partition(".")
-        return self.parts[role].depth(rest) if role in ROLES else 0
+        return self.parts[role].layers_above(rest) if role in ROLES else 0
 
     def save_assets(self, directory: Path) -> None:
-        """The towers' assets, each in a folder of its own."""
+        """Write each tower's assets into its own folder."""
         for role, tower in self.parts.items():
             (directory / role).mkdir()
             tower.save_assets(directory / role)
 
-    def _see(self, batch: Batch) -> Seen:
-        has_text, has_image = self._kept(batch["has_text"], batch["has_image"])
-        text, image = (tower.features(_batch_of(role, batch)) for role, tower in self.parts.items())
-        return Seen(
-            text=text * has_text if self._config.joins_features else None,
-            image=image * has_image if self._config.joins_features else None,
+    def _tower_outputs(self, batch: Batch) -> TowerOutputs:
+        has_text, has_image = self._visible(batch["has_text"], batch["has_image"])
+        text, image = (tower.features(_tower_batch(role, batch)) for role, tower in self.parts.items())
+        return TowerOutputs(
+            text=text * has_text if self._config.fuses_features else None,
+            image=image * has_image if self._config.fuses_features else None,
             text_logits=self.text.classify(text) * has_text,
             image_logits=self.image.classify(image) * has_image,
             has_text=has_text,
             has_image=has_image,
         )
 
-    def _kept(self, has_text: torch.Tensor, has_image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What may be seen, shape (B, 1), 0 or 1; in training the plot or the poster of some movies is hidden."""
+    def _visible(self, has_text: torch.Tensor, has_image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masks of visible plots and posters, shape (B, 1), 0 or 1; modality dropout hides some in training mode."""
         has_text, has_image = has_text.float().unsqueeze(1), has_image.float().unsqueeze(1)
         if not self.training:
             return has_text, has_image
-        chance = torch.rand_like(has_text)
+        draw = torch.rand_like(has_text)
         both = has_text * has_image
-        hides_text = both * (chance < self._config.modality_dropout / 2)
-        hides_image = both * (chance > 1 - self._config.modality_dropout / 2)
+        hides_text = both * (draw < self._config.modality_dropout / 2)
+        hides_image = both * (draw > 1 - self._config.modality_dropout / 2)
         return has_text * (1 - hides_text), has_image * (1 - hides_image)
 
 
-def _batch_of(role: str, batch: Batch) -> Batch:
-    """The batch as a tower reads it: what is kept of its frozen layers has the role's name before it."""
-    kept = batch.get(f"{role}_frozen")
-    return batch if kept is None else batch | {"frozen": kept}
+def _tower_batch(role: str, batch: Batch) -> Batch:
+    """The batch for one tower: its cached outputs, if any, are in the batch under `ROLE_frozen`."""
+    cached = batch.get(f"{role}_frozen")
+    return batch if cached is None else batch | {"frozen": cached}

@@ -1,4 +1,4 @@
-"""What makes logits of what two towers see: three ways to join plots and posters.
+"""The heads of fusions: three ways to combine the outputs of a text tower and an image tower into logits.
 
 Source: Arevalo et al. 2017, arXiv:1702.01992 (gated multimodal unit).
 """
@@ -14,14 +14,14 @@ from mmgenre.labels import GENRES
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the towers make of B movies.
+class TowerOutputs:
+    """Outputs of both towers for B movies. Where an input is missing, its tower's outputs are zero.
 
     Args:
-        text: features of the plots, shape (B, D), zero where there is none; None where logits alone are joined.
-        image: features of the posters, shape (B, E), in the same way.
-        text_logits: of the text tower, shape (B, 9), zero where there is no plot.
-        image_logits: of the image tower, shape (B, 9), zero where there is no poster.
+        text: plot features, shape (B, D); None if only logits are fused.
+        image: poster features, shape (B, E); None if only logits are fused.
+        text_logits: shape (B, 9).
+        image_logits: shape (B, 9).
         has_text: shape (B, 1), 0 or 1.
         has_image: shape (B, 1), 0 or 1.
     """
@@ -35,68 +35,68 @@ class Seen:
 
     @property
     def mean_logits(self) -> torch.Tensor:
-        """The mean of the logits that there are: where the joint learning begins."""
+        """The mean of the towers that have an input, shape (B, 9)."""
         return (self.text_logits + self.image_logits) / (self.has_text + self.has_image).clamp(min=1)
 
 
 class _Scales(nn.Module):
-    """Brings the features of both towers to one scale, whatever theirs are."""
+    """Brings the features of both towers to one scale."""
 
     def __init__(self, text_dim: int, image_dim: int):
         super().__init__()
         self.text, self.image = nn.LayerNorm(text_dim), nn.LayerNorm(image_dim)
 
-    def forward(self, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
-        """The features of the plots and of the posters, zero where there is none."""
-        return self.text(seen.text) * seen.has_text, self.image(seen.image) * seen.has_image
+    def forward(self, towers: TowerOutputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalized features of plots and posters, zero where the input is missing."""
+        return self.text(towers.text) * towers.has_text, self.image(towers.image) * towers.has_image
 
 
-class Weighted(nn.Module):
-    """The towers' logits, weighted for each genre where there are both; alone, each is left as it is."""
+class WeightedLogits(nn.Module):
+    """A weighted sum of the towers' logits per genre; a tower whose counterpart has no input is used as it is."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weights = nn.Parameter(torch.full((2, len(GENRES)), 0.5))
         self.bias = nn.Parameter(torch.zeros(len(GENRES)))
 
-    def forward(self, seen: Seen) -> torch.Tensor:
+    def forward(self, towers: TowerOutputs) -> torch.Tensor:
         """Logits, shape (B, 9)."""
-        weighted = self.weights[0] * seen.text_logits + self.weights[1] * seen.image_logits + self.bias
-        return torch.where(seen.has_text * seen.has_image == 1, weighted, seen.mean_logits)
+        weighted = self.weights[0] * towers.text_logits + self.weights[1] * towers.image_logits + self.bias
+        return torch.where(towers.has_text * towers.has_image == 1, weighted, towers.mean_logits)
 
 
-class Corrected(nn.Module):
-    """The weighted logits, and a correction made of the features of both towers.
+class CorrectedLogits(nn.Module):
+    """Weighted logits plus a correction computed from the features of both towers.
 
     Args:
         hidden: units.
-        dropout: of the units.
+        dropout: dropout on the units.
         text_dim: size of the text tower's features.
-        image_dim: size of the image tower's.
+        image_dim: size of the image tower's features.
     """
 
     def __init__(self, hidden: int, dropout: float, text_dim: int, image_dim: int):
         super().__init__()
         self.scales = _Scales(text_dim, image_dim)
-        self.weighted = Weighted()
+        self.weighted = WeightedLogits()
         self._add_layers(hidden, dropout, text_dim, image_dim)
 
-    def forward(self, seen: Seen) -> torch.Tensor:
+    def forward(self, towers: TowerOutputs) -> torch.Tensor:
         """Logits, shape (B, 9)."""
-        text, image = self.scales(seen)
-        return self.weighted(seen) + self.correction(text, image, seen)
+        text, image = self.scales(towers)
+        return self.weighted(towers) + self.correction(text, image, towers)
 
     @abstractmethod
     def _add_layers(self, hidden: int, dropout: float, text_dim: int, image_dim: int) -> None:
-        """What `correction` computes with."""
+        """Create the layers that `correction` uses."""
 
     @abstractmethod
-    def correction(self, text: torch.Tensor, image: torch.Tensor, seen: Seen) -> torch.Tensor:
-        """Logits to be added, shape (B, 9), given the features on one scale."""
+    def correction(self, text: torch.Tensor, image: torch.Tensor, towers: TowerOutputs) -> torch.Tensor:
+        """Logits to add, shape (B, 9), from normalized features."""
 
 
-class Concatenated(Corrected):
-    """An MLP on both features side by side; these are dropped out, too."""
+class ConcatCorrection(CorrectedLogits):
+    """An MLP on the concatenated features; dropout applies to the features, too."""
 
     def _add_layers(self, hidden: int, dropout: float, text_dim: int, image_dim: int) -> None:
         self.layers = nn.Sequential(
@@ -104,32 +104,32 @@ class Concatenated(Corrected):
             nn.Linear(text_dim + image_dim + 2, hidden),
             nn.ReLU(),
             nn.Dropout(dropout),
-            _silent(hidden),
+            _zero_linear(hidden),
         )
 
-    def correction(self, text: torch.Tensor, image: torch.Tensor, seen: Seen) -> torch.Tensor:
-        """The MLP's output."""
-        return self.layers(torch.cat([text, image, seen.has_text, seen.has_image], 1))
+    def correction(self, text: torch.Tensor, image: torch.Tensor, towers: TowerOutputs) -> torch.Tensor:
+        """Output of the MLP."""
+        return self.layers(torch.cat([text, image, towers.has_text, towers.has_image], 1))
 
 
-class Gated(Corrected):
-    """A gated multimodal unit: each of its units has a gate between plot and poster."""
+class GatedCorrection(CorrectedLogits):
+    """A gated multimodal unit: a gate per unit mixes plot and poster."""
 
     def _add_layers(self, hidden: int, dropout: float, text_dim: int, image_dim: int) -> None:
         self.text, self.image = nn.Linear(text_dim, hidden), nn.Linear(image_dim, hidden)
         self.gate = nn.Linear(text_dim + image_dim, hidden)
-        self.out = nn.Sequential(nn.Dropout(dropout), _silent(hidden))
+        self.out = nn.Sequential(nn.Dropout(dropout), _zero_linear(hidden))
 
-    def correction(self, text: torch.Tensor, image: torch.Tensor, seen: Seen) -> torch.Tensor:
-        """What the units say."""
+    def correction(self, text: torch.Tensor, image: torch.Tensor, towers: TowerOutputs) -> torch.Tensor:
+        """Output of the gated units."""
         gate = torch.sigmoid(self.gate(torch.cat([text, image], 1)))
-        # With one of the two alone there is nothing to choose.
-        gate = torch.where(seen.has_image == 0, 1.0, torch.where(seen.has_text == 0, 0.0, gate))
+        # With a single input there is nothing to mix.
+        gate = torch.where(towers.has_image == 0, 1.0, torch.where(towers.has_text == 0, 0.0, gate))
         return self.out(gate * torch.tanh(self.text(text)) + (1 - gate) * torch.tanh(self.image(image)))
 
 
-def _silent(dim: int) -> nn.Linear:
-    """A last layer that says nothing until it has learned something."""
+def _zero_linear(dim: int) -> nn.Linear:
+    """A last layer that outputs 0 until it is trained."""
     layer = nn.Linear(dim, len(GENRES))
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

@@ -1,6 +1,6 @@
-"""Logits refined by the genres that go together: a graph convolution over their co-occurrence in the training set.
+"""Refines logits with a graph convolution over genres that co-occur in the training split.
 
-Source: Chen, Wei, Wang, Guo 2019, arXiv:1904.03582 (ML-GCN), here on logits, as a correction that begins silent.
+Source: Chen, Wei, Wang, Guo 2019, arXiv:1904.03582 (ML-GCN); here applied to logits, as a correction that starts at 0.
 """
 
 import numpy as np
@@ -11,15 +11,15 @@ from torch.nn.functional import binary_cross_entropy_with_logits, leaky_relu
 from mmgenre.labels import GENRES
 
 _DIM = 16
-# How much of a genre's new state comes from its neighbours: the paper's p.
+# Weight of a genre's neighbours in its new state: p in the paper.
 _NEIGHBOURS = 0.2
 _STEPS, _LR = 300, 1e-2
 
 
 class GenreGraph(nn.Module):
-    """Two graph convolutions whose nodes are the genres, each with a learned vector that its logit scales.
+    """Two graph convolutions; each node is a genre with a learned vector, scaled by the genre's logit.
 
-    Its edges are zero, and it leaves logits as they are, until `learn_edges` has seen labels.
+    Edges are zero, and logits pass through unchanged, until `set_graph_edges` is called.
     """
 
     edges: torch.Tensor
@@ -38,37 +38,37 @@ class GenreGraph(nn.Module):
         return logits + (self.edges @ self.last(nodes)).squeeze(-1)
 
 
-def edges_of(labels: np.ndarray) -> torch.Tensor:
-    """Shape (9, 9), rows sum to 1: the share of a genre itself, and of the others by how often they come with it.
+def cooccurrence_edges(labels: np.ndarray) -> torch.Tensor:
+    """Row-normalized edge weights, shape (9, 9): a genre's own weight, and its neighbours' by co-occurrence.
 
     Args:
         labels: shape (N, 9), 0 or 1.
     """
-    together = torch.from_numpy(labels.T @ labels).float()
-    others = together * (1 - torch.eye(len(GENRES)))
+    counts = torch.from_numpy(labels.T @ labels).float()
+    others = counts * (1 - torch.eye(len(GENRES)))
     shares = others / others.sum(1, keepdim=True).clamp(min=1)
-    alone = 1 - _NEIGHBOURS * shares.sum(1)
-    return _NEIGHBOURS * shares + torch.diag(alone)
+    own = 1 - _NEIGHBOURS * shares.sum(1)
+    return _NEIGHBOURS * shares + torch.diag(own)
 
 
-def learn_edges(model: nn.Module, labels: np.ndarray) -> None:
-    """Set the edges of a model's graphs from training labels, shape (N, 9), but for those that have theirs already."""
+def set_graph_edges(model: nn.Module, labels: np.ndarray) -> None:
+    """Set the edges of every graph in a model from training labels, shape (N, 9). Edges already set are kept."""
     for module in model.modules():
         if isinstance(module, GenreGraph) and not module.edges.any():
-            module.edges.copy_(edges_of(labels))
+            module.edges.copy_(cooccurrence_edges(labels))
 
 
 def fit_graph(graph: GenreGraph, logits: np.ndarray, labels: np.ndarray) -> None:
-    """Fit a graph by itself, by gradient on all rows at once.
+    """Fit only the graph, by gradient descent on all rows at once.
 
     Args:
-        graph: with its edges.
-        logits: shape (N, 9), of rows that the model which gave them has not learned from.
+        graph: a graph whose edges are set.
+        logits: shape (N, 9), from a model that was not fitted on these rows.
         labels: shape (N, 9), 0 or 1.
     """
-    seen, wanted = torch.from_numpy(logits).float(), torch.from_numpy(labels).float()
+    inputs, targets = torch.from_numpy(logits).float(), torch.from_numpy(labels).float()
     optimizer = torch.optim.AdamW(graph.parameters(), lr=_LR)
     for _ in range(_STEPS):
         optimizer.zero_grad()
-        binary_cross_entropy_with_logits(graph(seen), wanted).backward()
+        binary_cross_entropy_with_logits(graph(inputs), targets).backward()
         optimizer.step()

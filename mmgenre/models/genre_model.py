@@ -1,4 +1,4 @@
-"""What every model family is to the rest: an encoder of movies, and a module that gives each genre a logit."""
+"""The interface of every model family: a config, an encoder of movies, and a module that returns logits."""
 
 from abc import abstractmethod
 from pathlib import Path
@@ -15,9 +15,9 @@ from mmgenre.models.movies import Batch, Encoder, Movies
 
 
 class GenreModel(nn.Module):
-    """A module whose call takes a batch and returns logits, shape (B, 9), columns in GENRES order.
+    """Maps a batch to logits, shape (B, 9), columns in GENRES order.
 
-    Parameters below `head` are the head's: they have a learning rate of their own.
+    Parameters under `head` are trained at the head's learning rate, all others at the backbone's.
     """
 
     feature_dim: int
@@ -27,116 +27,107 @@ class GenreModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._is_frozen = False
+        self.dropout: nn.Module = nn.Identity()
 
     @abstractmethod
     def features(self, batch: Batch) -> torch.Tensor:
-        """What the head sees, shape (B, feature_dim)."""
+        """Input of the head, shape (B, feature_dim)."""
 
     def classify(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits of features, shape (B, 9)."""
-        return self.head(features)
+        """Logits from features, shape (B, 9)."""
+        return self.head(self.dropout(features))
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits, shape (B, 9)."""
         return self.classify(self.features(batch))
 
-    def depth(self, parameter: str) -> int:
-        """Layers above the one that a named parameter is in; 0 everywhere in models without a stack of layers."""
+    def layers_above(self, parameter: str) -> int:
+        """Number of layers above the one that holds the named parameter; 0 in a model without stacked layers."""
         return 0
 
     @property
     def parts(self) -> "dict[str, GenreModel]":
-        """The models that this one is made of, each of which may have something frozen: itself, under no name."""
+        """The towers by role; a model without towers is its own only part, under the role ""."""
         return {"": self}
 
     def freeze(self) -> None:
-        """Stay as it is from here on."""
+        """Exclude all parameters from training."""
         self.requires_grad_(False)
         self._is_frozen = True
 
     @property
     def frozen_modules(self) -> dict[str, nn.Module]:
-        """What `frozen` computes with, by name; none: there is nothing that is worth to be kept."""
-        below_head = {name: module for name, module in self.named_children() if name != "head"}
-        return below_head if self._is_frozen else {}
+        """The modules that `frozen` runs, by name; empty when caching their output would not pay."""
+        if not self._is_frozen:
+            return {}
+        return {name: module for name, module in self.named_children() if name not in ("head", "dropout")}
 
     @property
     def num_views(self) -> int:
-        """Changed views of each movie that `frozen` is computed of in training mode, beside the movie as it is."""
+        """Augmented views of each movie to cache, in addition to the original."""
         return 0
 
     @property
     def frozen_settings(self) -> dict[str, Any]:
-        """What else decides what `frozen` computes, as JSON values; the assets aside."""
+        """Settings that affect the output of `frozen`, as JSON values, besides the assets."""
         return {}
 
     def frozen(self, batch: Batch) -> torch.Tensor:
-        """What no training changes, shape (B, ...); `features` takes it from a batch's `frozen` where there is one."""
+        """Output of the frozen modules, shape (B, ...). `features` reads it from `batch["frozen"]` if present."""
         with torch.no_grad():
             return self.features(batch)
 
     @abstractmethod
     def save_assets(self, directory: Path) -> None:
-        """Write what `restore(directory)` of its config needs beside the weights."""
+        """Write the files that the config's `restore` needs, besides the weights."""
 
 
 class FamilyConfig(Config):
-    """A family's settings."""
+    """Settings of one model family."""
 
-    genre_graph: bool = Field(
-        False, description="the head's logits are refined over the graph of the genres that go together"
-    )
+    genre_graph: bool = Field(False, description="refine the head's logits with a graph of genres that co-occur")
 
     @property
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
-        """What the model reads of a movie: columns of MOVIES."""
+        """Columns of MOVIES that the model reads."""
 
     def headed(self, head: nn.Module) -> nn.Module:
-        """The head, with a graph behind it where there is to be one."""
+        """The head, followed by a genre graph if `genre_graph` is set."""
         return nn.Sequential(head, GenreGraph()) if self.genre_graph else head
 
     @property
     def parts(self) -> "dict[str, FamilyConfig]":
-        """Those of the model's parts, under the same names."""
+        """Configs of the model's parts, by the same roles as `GenreModel.parts`."""
         return {"": self}
 
     @abstractmethod
     def restore(self, assets: Path) -> GenreModel:
-        """The model's structure from a checkpoint's assets; its weights are loaded afterwards."""
+        """Build the model from a checkpoint's assets; the caller loads the weights."""
 
 
-class ReadsText(FamilyConfig):
+class TextFamilyConfig(FamilyConfig):
     """A family that reads plots."""
 
-    title: bool = Field(False, description="the movie's title is read before its plot")
+    title: bool = Field(False, description="read the title before the plot")
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What the model reads of a movie: columns of MOVIES."""
+        """Columns of MOVIES that the model reads."""
         return ("title", "plot") if self.title else ("plot",)
 
 
-class ReadsPosters(FamilyConfig):
-    """A family that reads posters."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """What the model reads of a movie: columns of MOVIES."""
-        return ("image",)
-
-
-class TrainedByGradient(FamilyConfig):
-    """A family whose model is built first and then trained in epochs."""
+class GradientTrainedConfig(FamilyConfig):
+    """A family whose model is built first, then trained in epochs."""
 
     @abstractmethod
     def build(self, movies: Movies) -> GenreModel:
-        """The untrained model; the movies are the training split's, for what is learned from them beforehand."""
+        """The untrained model. `movies` is the training split, from which vocabularies are built."""
 
 
-class FittedAtOnce(FamilyConfig):
-    """A family with a closed fit on all rows."""
+class DirectlyFittedConfig(FamilyConfig):
+    """A family that is fitted on all rows in one call, without epochs."""
 
     @abstractmethod
     def fit(self, movies: Movies, labels: np.ndarray) -> GenreModel:
-        """The fitted model; labels has shape (N, 9)."""
+        """The fitted model; labels have shape (N, 9)."""

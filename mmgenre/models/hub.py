@@ -1,41 +1,43 @@
-"""Backbones of Hugging Face's: by hub name, from a local folder, or with random weights."""
+"""Hugging Face backbones: from the hub, from a local folder, or with random weights."""
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Self
+from pathlib import Path
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mmgenre.config import Config
 from mmgenre.errors import InputError, one_line
+
+# Where weights come from. On the command line `none` is easier to type than null.
+WeightSource = Annotated[str | None, BeforeValidator(lambda value: None if value == "none" else value)]
 
 
 class BackboneConfig(Config):
     """Where a backbone comes from."""
 
-    pretrained: str | None = Field(description="hub name or local folder; none: random weights")
+    pretrained: WeightSource = Field(description="hub name or local folder; none: random weights")
     architecture: dict[str, Any] | None = Field(
-        None, description="transformers' config of the random weights, with its model_type; only without pretrained"
+        None,
+        description="transformers config with its model_type, for random weights; only with pretrained=none",
     )
 
-    @field_validator("pretrained", mode="before")
-    @classmethod
-    def _none_is_null(cls, value: Any) -> Any:
-        return None if value == "none" else value
-
     @model_validator(mode="after")
-    def _one_origin(self) -> Self:
+    def _one_source(self) -> Self:
         if self.pretrained is None and "model_type" not in (self.architecture or {}):
-            raise ValueError("pretrained is none, so architecture must say model_type (such as electra) and its sizes")
+            raise ValueError(
+                "pretrained is none, so architecture must give model_type (for example electra) and its sizes"
+            )
         if self.pretrained is not None and self.architecture is not None:
-            raise ValueError("architecture is for random weights; give pretrained=none with it, or leave it out")
+            raise ValueError("architecture is for random weights; add pretrained=none, or remove architecture")
         return self
 
     def random_backbone(self, **defaults: Any) -> Any:
-        """A backbone with random weights; what its architecture does not say is taken from the defaults.
+        """A backbone with random weights. `architecture` overrides the defaults.
 
         Raises:
-            InputError: it is none of transformers'.
+            InputError: transformers cannot build the architecture.
         """
         from transformers import AutoConfig, AutoModel  # noqa: PLC0415 - slow to import
 
@@ -45,23 +47,42 @@ class BackboneConfig(Config):
             raise InputError(f"model.architecture: {one_line(error)}") from None
 
 
+def restored_backbone(assets: Path) -> Any:
+    """The backbone that the `config.json` in a checkpoint's assets describes; the caller loads its weights."""
+    from transformers import AutoConfig, AutoModel  # noqa: PLC0415 - slow to import
+
+    return AutoModel.from_config(AutoConfig.from_pretrained(assets, trust_remote_code=False))
+
+
+def without_pooler(backbone: Any) -> Any:
+    """The backbone, its unused pooler removed: DDP fails on parameters that get no gradient."""
+    if getattr(backbone, "pooler", None) is not None:
+        backbone.pooler = None
+    return backbone
+
+
 @contextlib.contextmanager
-def fetching(field: str, source: str) -> Iterator[None]:
-    """Within it something is loaded from the hub or a folder, which stands in a field of the configuration.
+def loading_from_hub(field: str, source: str) -> Iterator[None]:
+    """Turn errors while loading from the hub or a folder into an InputError that names the config field.
 
     Raises:
-        InputError: it cannot be had; says how to go on without a hub.
+        InputError: loading failed; the message says how to work offline.
     """
     try:
-        with hub_in_silence():
+        with quiet_hub():
             yield
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(_unavailable(field, source, error)) from None
+        reason = one_line(error)
+        reason = reason if len(reason) < 200 else f"{reason[:200]}…"
+        raise InputError(
+            f"{field}: {source!r} could not be loaded ({reason}); offline, give a local folder in Hugging Face format, "
+            "or model.pretrained=none with model.architecture for random weights"
+        ) from None
 
 
 @contextlib.contextmanager
-def hub_in_silence() -> Iterator[None]:
-    """Keep the hub's client from printing bars and each of its attempts: the error at the end says it all."""
+def quiet_hub() -> Iterator[None]:
+    """Silence the hub client's progress bars and retry messages; the final error says everything."""
     from huggingface_hub.utils import logging as hub  # noqa: PLC0415 - slow to import
     from transformers.utils import logging as library  # noqa: PLC0415
 
@@ -73,13 +94,3 @@ def hub_in_silence() -> Iterator[None]:
     finally:
         hub.set_verbosity(verbosity)
         library.enable_progress_bar()
-
-
-def _unavailable(field: str, source: str, error: Exception) -> str:
-    """One line for a model or tokenizer that could not be loaded."""
-    reason = one_line(error)
-    reason = reason if len(reason) < 200 else f"{reason[:200]}…"
-    return (
-        f"{field}: {source!r} could not be loaded ({reason}); offline, give a local folder in Hugging Face format, "
-        "or model.pretrained=none with model.architecture for random weights"
-    )

@@ -1,4 +1,4 @@
-"""What models are given: movies with what is known of each, and the same movies as arrays."""
+"""The input of every model: movies as text and JPEGs, and the same movies encoded as arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Movies:
-    """N movies; what is not known of one is None. Images are JPEGs."""
+    """N movies. Unknown titles, plots and images are None; images are JPEGs."""
 
     titles: Sequence[str | None]
     plots: Sequence[str | None]
@@ -22,7 +22,7 @@ class Movies:
 
     @classmethod
     def of(cls, rows: pa.Table) -> Self:
-        """Those of a table, of which it may have any of the columns `title`, `plot` and `image`."""
+        """The movies in a table; its columns `title`, `plot` and `image` are all optional."""
         unknown = [None] * len(rows)
         columns = [
             rows[name].to_pylist() if name in rows.column_names else unknown for name in ("title", "plot", "image")
@@ -31,76 +31,76 @@ class Movies:
 
     @classmethod
     def of_plots(cls, plots: Sequence[str | None]) -> Self:
-        """Movies of which only the plots are known."""
+        """Movies with a plot and nothing else."""
         unknown = [None] * len(plots)
         return cls(unknown, plots, unknown)
 
     def __len__(self) -> int:
-        """How many they are."""
+        """Number of movies."""
         return len(self.plots)
 
 
-class Part(Protocol):
-    """One kind of input of N movies as plain arrays, so that processes share them without copying."""
+class ModelInput(Protocol):
+    """One kind of model input for N movies, as plain arrays that processes can share without copying."""
 
     @property
     def lengths(self) -> np.ndarray:
-        """Shape (N,): the cost of each movie, in tokens of text."""
+        """Compute cost of each movie in text tokens, shape (N,)."""
 
     def take(self, rows: np.ndarray) -> Any:
-        """Some of the movies, in the order of the rows."""
+        """The given rows, in that order."""
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """Tensors of some movies, B = len(rows), padded to the longest of them."""
+        """Tensors of the given rows, B = len(rows), padded to the longest row."""
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """N movies as a model reads them.
+class EncodedMovies:
+    """N movies encoded for one model.
 
     Args:
-        has_text: shape (N,), whether there is a plot that the model reads.
-        has_image: shape (N,), whether there is a poster that it reads, and that could be decoded.
-        parts: the plots, the posters or both.
+        has_text: shape (N,), bool: the movie has a plot and the model reads plots.
+        has_image: shape (N,), bool: the movie has a decodable poster and the model reads posters.
+        inputs: plots, posters or both.
     """
 
     has_text: np.ndarray
     has_image: np.ndarray
-    parts: tuple[Part, ...]
+    inputs: tuple[ModelInput, ...]
 
     @property
     def readable(self) -> np.ndarray:
-        """Shape (N,): whether there is anything that the model reads."""
+        """Shape (N,), bool: the movie has at least one input that the model reads."""
         return self.has_text | self.has_image
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Shape (N,): the cost of each movie, in tokens of text."""
-        return np.stack([part.lengths for part in self.parts]).sum(axis=0)
+        """Compute cost of each movie in text tokens, shape (N,)."""
+        return np.stack([kind.lengths for kind in self.inputs]).sum(axis=0)
 
-    def take(self, rows: np.ndarray) -> "Encoded":
-        """Some of the movies, in the order of the rows."""
-        return Encoded(self.has_text[rows], self.has_image[rows], tuple(part.take(rows) for part in self.parts))
+    def take(self, rows: np.ndarray) -> "EncodedMovies":
+        """The given rows, in that order."""
+        return EncodedMovies(self.has_text[rows], self.has_image[rows], tuple(kind.take(rows) for kind in self.inputs))
 
-    def only(self, kind: Literal["text", "image"]) -> "Encoded":
-        """The movies that have this kind of input, as if nothing else were known of them."""
+    def only(self, kind: Literal["text", "image"]) -> "EncodedMovies":
+        """The movies that have this kind of input, with the other kind hidden."""
         nothing = np.zeros(len(self.readable), bool)
         shown = replace(self, has_image=nothing) if kind == "text" else replace(self, has_text=nothing)
         return shown.take(np.flatnonzero(shown.readable))
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """The tensors of all parts, and `has_text` and `has_image`, bool, shape (B,)."""
+        """Tensors of all inputs, plus `has_text` and `has_image`, bool, shape (B,)."""
         tensors = {
             "has_text": torch.from_numpy(self.has_text[rows]),
             "has_image": torch.from_numpy(self.has_image[rows]),
         }
-        for part in self.parts:
-            tensors |= part.batch(rows)
+        for kind in self.inputs:
+            tensors |= kind.batch(rows)
         return tensors
 
 
 class Encoder(Protocol):
-    """Turns movies into what a model reads; the same object in training, tagging and serving."""
+    """Encodes movies for a model. Training, tagging and serving use the same object, so there is no skew."""
 
-    def encode(self, movies: Movies) -> Encoded:
-        """All of the movies, those included that the model can read nothing of."""
+    def encode(self, movies: Movies) -> EncodedMovies:
+        """All movies, including those without any input that the model reads."""

@@ -1,91 +1,100 @@
-"""What the families that read posters share: stages of layers, frozen from the bottom, and their weights."""
+"""The base of the poster families: stages of layers, frozen from the bottom, and their pretrained weights."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
-from urllib.error import URLError
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from mmgenre.errors import InputError
-from mmgenre.models.genre_model import GenreModel, ReadsPosters, TrainedByGradient
-from mmgenre.models.image import AugmentConfig, ImageEncoder, Normalisation, Preparation
+from mmgenre.models.genre_model import GenreModel, GradientTrainedConfig
+from mmgenre.models.hub import WeightSource
+from mmgenre.models.image import AugmentConfig, ImageEncoder, Normalisation, Preprocessing
 from mmgenre.models.movies import Batch, Movies
 
-Tensors = Mapping[str, torch.Tensor]
 
+class PosterConfig(GradientTrainedConfig):
+    """A family that reads posters, resized to one size."""
 
-class PosterConfig(ReadsPosters, TrainedByGradient):
-    """A family that reads posters of one size."""
+    height: int = Field(224, ge=32, description="poster height after resizing, in pixels")
+    width: int = Field(224, ge=32, description="poster width after resizing, in pixels")
+    augment: AugmentConfig | None = Field(
+        AugmentConfig(), description="augmentation of posters during training; null: none"
+    )
 
-    height: int = Field(224, ge=32, description="px, to which posters are resized")
-    width: int = Field(224, ge=32, description="px, to which posters are resized")
-    augment: AugmentConfig | None = Field(AugmentConfig(), description="of posters while learning; null: none")
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of MOVIES that the model reads."""
+        return ("image",)
 
     @property
     @abstractmethod
     def num_frozen(self) -> int:
-        """Stages from the bottom that stay as they are."""
+        """Number of frozen stages, from the bottom."""
 
     @model_validator(mode="after")
-    def _views_for_frozen_stages(self) -> Self:
+    def _views_need_frozen_stages(self) -> Self:
         if self.augment is not None and self.augment.views is not None and self.num_frozen == 0:
-            raise ValueError("augment.views: nothing is frozen, so no view can be kept; leave it out, or freeze some")
+            raise ValueError("augment.views: needs frozen stages to cache views of; remove it, or freeze some stages")
         return self
 
     def augmentation(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        """What changes posters at random while a model learns."""
+        """A function that augments one image; None: no augmentation."""
         return None if self.augment is None else self.augment.build(self.height, self.width)
 
 
 class ConvolutionalConfig(PosterConfig):
-    """A convolutional network of torchvision's, with ImageNet's weights or random ones."""
+    """A torchvision network with ImageNet weights or random ones."""
 
-    weights: str | None = Field(
-        "torchvision", description="torchvision: ImageNet's, downloaded; or a .safetensors file; none: random"
+    weights: WeightSource = Field(
+        "torchvision", description="torchvision: download ImageNet weights; or a .safetensors file; none: random"
     )
-
-    @field_validator("weights", mode="before")
-    @classmethod
-    def _none_is_null(cls, value: object) -> object:
-        return None if value == "none" else value
 
     @property
     @abstractmethod
     def network(self) -> str:
-        """Name of the network, as people write it."""
+        """The network's name in messages and model cards."""
 
+    @property
     @abstractmethod
-    def download(self) -> Tensors:
-        """Torchvision's weights, by torchvision's names."""
+    def torchvision_name(self) -> str:
+        """The network's name in torchvision."""
 
     @abstractmethod
     def restore(self, assets: Path) -> "ConvolutionalModel":
-        """The model's structure; its weights are loaded afterwards."""
+        """Build the model; the caller loads the weights."""
 
     def build(self, movies: Movies) -> "ConvolutionalModel":
-        """A model ready to be trained.
+        """An untrained model.
 
         Raises:
-            InputError: its weights cannot be had, or are another network's.
+            InputError: the weights cannot be loaded, or belong to another network.
         """
         model = self.restore(Path())
         if self.weights is not None:
-            _put_into(model.layers(), _tensors(self.weights, self.download), self.weights, self.network)
+            _load_weights(model.torchvision_layers(), self._pretrained(self.weights), self.weights, self.network)
         return model
+
+    def _pretrained(self, source: str) -> Mapping[str, torch.Tensor]:
+        if source == "torchvision":
+            return _download(self.torchvision_name)
+        try:
+            return load_file(source)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"model.weights: {source}: not a readable .safetensors file ({error})") from None
 
 
 class PosterModel(GenreModel):
-    """Stages one after the other, the first ones frozen, then a pooling and a head.
+    """Stages in sequence, the lowest frozen, then pooling and a head.
 
     Args:
-        config: of the family.
-        normalisation: that its weights were learned with.
+        config: the family's config.
+        normalisation: the one that the weights were trained with.
         stages: each maps a tensor to a tensor.
     """
 
@@ -95,18 +104,18 @@ class PosterModel(GenreModel):
     def __init__(self, config: PosterConfig, normalisation: Normalisation, stages: Sequence[nn.Module]):
         super().__init__()
         self.encoder = ImageEncoder(config.height, config.width)
-        self.preparation = Preparation(normalisation, config.augmentation())
+        self.preprocessing = Preprocessing(normalisation, config.augmentation())
         self.stages = nn.ModuleList(stages)
         self._config = config
         self._num_frozen = config.num_frozen
-        self._frozen.requires_grad_(False)
+        self._frozen_stages.requires_grad_(False)
 
     @abstractmethod
     def pool(self, maps: torch.Tensor) -> torch.Tensor:
-        """What the head sees of the last stage's output, shape (B, feature_dim)."""
+        """The head's input from the last stage's output, shape (B, feature_dim)."""
 
     @property
-    def _frozen(self) -> nn.ModuleList:
+    def _frozen_stages(self) -> nn.ModuleList:
         return self.stages[: self._num_frozen]
 
     @property
@@ -114,45 +123,45 @@ class PosterModel(GenreModel):
         return self._num_frozen == len(self.stages)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, but for frozen stages: their normalisation and dropout must stay as they are, too."""
+        """Set the mode; frozen stages stay in evaluation mode, so that batch norm and dropout do not change them."""
         super().train(mode)
-        self._frozen.eval()
+        self._frozen_stages.eval()
         return self
 
     def freeze(self) -> None:
-        """Stay as it is from here on."""
+        """Exclude all parameters from training."""
         super().freeze()
         self._num_frozen = len(self.stages)
 
     @property
     def frozen_modules(self) -> dict[str, nn.Module]:
-        """The frozen stages, where they see the same images in each epoch."""
+        """The frozen stages, unless each epoch augments posters anew."""
         augment = self._config.augment
         changes = augment is not None and augment.views is None and not self._is_frozen
-        return {"stages": self._frozen} if self._num_frozen and not changes else {}
+        return {"stages": self._frozen_stages} if self._num_frozen and not changes else {}
 
     @property
     def num_views(self) -> int:
-        """Changed views of each poster."""
+        """Augmented views of each poster to cache, in addition to the original."""
         return (self._config.augment.views or 0) if self._config.augment else 0
 
     @property
     def frozen_settings(self) -> dict[str, Any]:
-        """The pixels that frozen stages see, and what becomes of the last one's output."""
+        """How pixels are prepared for the frozen stages, and how the last one's output is pooled."""
         seen = self._config.to_settings(without=set(type(self._config).model_fields) - {"height", "width", "augment"})
-        normalisation = [value.flatten().tolist() for value in (self.preparation.mean, self.preparation.std)]
+        normalisation = [value.flatten().tolist() for value in (self.preprocessing.mean, self.preprocessing.std)]
         return seen | {"normalisation": normalisation, "pooling": self.pooling if self._all_frozen else None}
 
     def frozen(self, batch: Batch) -> torch.Tensor:
-        """The last frozen stage's output, or if all are frozen what the head sees."""
+        """Output of the last frozen stage; if all stages are frozen, the head's input."""
         with torch.no_grad():
-            values = self.preparation(batch["pixels"])
-            for stage in self._frozen:
+            values = self.preprocessing(batch["pixels"])
+            for stage in self._frozen_stages:
                 values = stage(values)
             return self.pool(values) if self._all_frozen else values
 
     def features(self, batch: Batch) -> torch.Tensor:
-        """What the head sees, shape (B, feature_dim)."""
+        """Input of the head, shape (B, feature_dim)."""
         values = batch["frozen"] if "frozen" in batch else self.frozen(batch)
         if self._all_frozen:
             return values
@@ -161,44 +170,42 @@ class PosterModel(GenreModel):
         return self.pool(values)
 
     def save_assets(self, directory: Path) -> None:
-        """Nothing: the config says it all."""
+        """Nothing to write: the config describes the whole model."""
 
-    def depth(self, parameter: str) -> int:
-        """Stages above the one that a named parameter is in."""
+    def layers_above(self, parameter: str) -> int:
+        """Number of stages above the one that holds the named parameter."""
         part, _, rest = parameter.partition(".")
         return len(self.stages) - 1 - int(rest.partition(".")[0]) if part == "stages" else 0
 
 
 class ConvolutionalModel(PosterModel):
-    """A network of torchvision's with a head of its own."""
+    """A torchvision network with a new head."""
 
     @abstractmethod
-    def layers(self) -> nn.Module:
-        """What its weights are for, under torchvision's names."""
+    def torchvision_layers(self) -> nn.Module:
+        """The layers that pretrained weights are loaded into, under torchvision's names."""
 
 
-def _tensors(source: str, download: Callable[[], Tensors]) -> Tensors:
-    if source == "torchvision":
-        try:
-            return download()
-        except (URLError, OSError) as error:
-            raise InputError(
-                f"model.weights: torchvision's could not be downloaded ({error}); give a .safetensors file with them, "
-                "or weights=none for random ones"
-            ) from None
+def _download(name: str) -> Mapping[str, torch.Tensor]:
+    from torchvision.models import get_model_weights  # noqa: PLC0415 - slow to import
+
+    weights = get_model_weights(name).IMAGENET1K_V1
     try:
-        return load_file(source)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"model.weights: {source}: not a .safetensors file that can be read ({error})") from None
+        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except OSError as error:
+        raise InputError(
+            f"model.weights: torchvision's could not be downloaded ({error}); give a .safetensors file of them, "
+            "or weights=none for random weights"
+        ) from None
 
 
-def _put_into(layers: nn.Module, tensors: Tensors, source: str, what: str) -> None:
-    """Load weights, whatever their floating-point type and whatever else is among them."""
-    wanted = layers.state_dict()
-    for name, value in wanted.items():
+def _load_weights(layers: nn.Module, tensors: Mapping[str, torch.Tensor], source: str, network: str) -> None:
+    """Load the layers' weights, in any floating-point type; other tensors are ignored."""
+    state = layers.state_dict()
+    for name, value in state.items():
         if name not in tensors:
-            raise InputError(f"model.weights: {source}: no {name}; expected weights of {what}")
+            raise InputError(f"model.weights: {source}: no {name}; expected weights of {network}")
         if tensors[name].shape != value.shape:
             found, expected = tuple(tensors[name].shape), tuple(value.shape)
-            raise InputError(f"model.weights: {source}: {name} has shape {found}, in {what} it has {expected}")
-    layers.load_state_dict({name: tensors[name].to(value.dtype) for name, value in wanted.items()})
+            raise InputError(f"model.weights: {source}: {name} has shape {found}, in {network} it has {expected}")
+    layers.load_state_dict({name: tensors[name].to(value.dtype) for name, value in state.items()})

@@ -1,4 +1,4 @@
-"""VGG-16 on posters, with the head that was published for genres, or a light one.
+"""VGG-16 on posters, with the published genre head or a light one.
 
 Source: Simonyan and Zisserman 2015, arXiv:1409.1556.
 """
@@ -12,52 +12,49 @@ from torch import nn
 
 from mmgenre.labels import GENRES
 from mmgenre.models.image import IMAGENET
-from mmgenre.models.poster_model import ConvolutionalConfig, ConvolutionalModel, Tensors
+from mmgenre.models.poster_model import ConvolutionalConfig, ConvolutionalModel
 
 _CHANNELS = 512
-# Each block ends with a pooling that halves height and width.
+# Each block ends with pooling that halves height and width.
 _NUM_BLOCKS = 5
 
 
 class VggConfig(ConvolutionalConfig):
-    """VGG-16; a file of weights needs the convolution layers only, under torchvision's names."""
+    """VGG-16. A weights file needs the convolution layers only, under torchvision's names."""
 
     family: Literal["vgg"] = "vgg"
-    height: int = Field(200, ge=32, description="px, to which posters are resized")
-    width: int = Field(150, ge=32, description="px, to which posters are resized")
-    frozen_blocks: int = Field(
-        5, ge=0, le=_NUM_BLOCKS, description="of the five, from the bottom, that stay as they are"
-    )
+    height: int = Field(200, ge=32, description="poster height after resizing, in pixels")
+    width: int = Field(150, ge=32, description="poster width after resizing, in pixels")
+    frozen_blocks: int = Field(5, ge=0, le=_NUM_BLOCKS, description="frozen blocks of the five, from the bottom")
     head: Literal["published", "light"] = Field(
         "published",
-        description="published: 2056 and 1024 units on all positions; light: hidden on their mean and maximum",
+        description="published: 2056 and 1024 units on all positions; light: hidden units on their mean and maximum",
     )
     hidden: int = Field(512, ge=1, description="units of the light head")
-    dropout: float = Field(0.6, ge=0, lt=1, description="before the last layer")
+    dropout: float = Field(0.6, ge=0, lt=1, description="dropout before the last layer")
 
     @property
     def num_frozen(self) -> int:
-        """Blocks from the bottom that stay as they are."""
+        """Number of frozen blocks, from the bottom."""
         return self.frozen_blocks
 
     @property
     def network(self) -> str:
-        """Name of the network."""
+        """The network's name in messages and model cards."""
         return "VGG-16"
 
+    @property
+    def torchvision_name(self) -> str:
+        """The network's name in torchvision."""
+        return "vgg16"
+
     def restore(self, assets: Path) -> "Vgg":
-        """The model's structure; its weights are loaded afterwards."""
+        """Build the model; the caller loads the weights."""
         return Vgg(self)
-
-    def download(self) -> Tensors:
-        """Torchvision's weights."""
-        from torchvision.models import VGG16_Weights  # noqa: PLC0415 - slow to import
-
-        return VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True, weights_only=True)
 
 
 class Vgg(ConvolutionalModel):
-    """The five blocks of VGG-16, and a head."""
+    """The five blocks of VGG-16 and a head."""
 
     def __init__(self, config: VggConfig):
         from torchvision.models.vgg import cfgs, make_layers  # noqa: PLC0415 - slow to import
@@ -77,12 +74,12 @@ class Vgg(ConvolutionalModel):
         self.head = config.headed(head(self.feature_dim, config))
 
     def pool(self, maps: torch.Tensor) -> torch.Tensor:
-        """All positions one after the other, or their mean and maximum: shape (B, feature_dim)."""
+        """All positions flattened, or their mean and maximum: shape (B, feature_dim)."""
         if self.pooling != "none":
             return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
         return maps.flatten(1)
 
-    def layers(self) -> nn.Module:
+    def torchvision_layers(self) -> nn.Module:
         """The convolutions under torchvision's names."""
         named = nn.Module()
         named.features = nn.ModuleDict({name: layer for block in self.stages for name, layer in block.named_children()})

@@ -1,4 +1,4 @@
-"""What one machine of a cluster sees of what a run needs."""
+"""What one node of a cluster sees: package versions, storage, hosts, GPUs and its disk."""
 
 import importlib.metadata
 import os
@@ -15,23 +15,23 @@ from mmgenre.errors import InputError, one_line
 from mmgenre.tables import storage
 
 _PACKAGES = ("ray", "torch", "torchvision", "transformers", "pyarrow", "safetensors")
-_CONNECT_S, _TORCH_S = 5, 100
+_CONNECT_TIMEOUT_S, _TORCH_TIMEOUT_S = 5, 100
 _COUNT_GPUS = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a machine is asked.
+    """What a node is asked to check.
 
     Args:
-        mark: name of a file that the driver wrote into each of `outputs`.
-        outputs: folders that should be the driver's, and writable.
-        inputs: locations where something should be.
-        hosts: names and ports that should answer.
-        gpus: that the machine offers, so that torch should see them.
+        marker: name of the file that the driver wrote into each folder of `outputs`.
+        outputs: folders that must be the driver's, and writable.
+        inputs: files and folders that must exist.
+        hosts: names and ports that must accept connections.
+        gpus: number of GPUs that the node offers to Ray; torch must be able to use them.
     """
 
-    mark: str
+    marker: str
     outputs: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     hosts: tuple[tuple[str, int], ...] = ()
@@ -39,50 +39,50 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What it answers; errors are by what they are about, and hold nothing where all is well.
+class NodeReport:
+    """What a node found. The error dicts have no entry for what is fine.
 
     Args:
-        versions: of Python and of packages.
-        outputs: errors by folder.
-        inputs: errors by location.
-        hosts: errors by name and port.
-        gpus_offered: by the machine to Ray.
-        gpus_usable: by torch; not looked at where none are offered.
-        used: share of the disk that Ray spills to.
-        free_bytes: on that disk.
+        versions: of Python and of packages, by name.
+        output_errors: by folder.
+        input_errors: by location.
+        host_errors: by name and port.
+        gpus_offered: number of GPUs that the node offers to Ray.
+        gpus_usable: number of GPUs that torch can use; 0, without a look, if none are offered.
+        disk_used: used share of the disk that Ray spills objects to.
+        disk_free: free bytes of that disk.
     """
 
     versions: dict[str, str]
-    outputs: dict[str, str]
-    inputs: dict[str, str]
-    hosts: dict[tuple[str, int], str]
+    output_errors: dict[str, str]
+    input_errors: dict[str, str]
+    host_errors: dict[tuple[str, int], str]
     gpus_offered: int
     gpus_usable: int
-    used: float
-    free_bytes: int
+    disk_used: float
+    disk_free: int
 
 
-def look(probe: Probe) -> Seen:
-    """Answer from the machine that this runs on."""
+def look(probe: Probe) -> NodeReport:
+    """Run the probe on the node that this process runs on."""
     disk = shutil.disk_usage(tempfile.gettempdir())
-    outputs = {folder: _written(folder, probe.mark) for folder in probe.outputs}
-    inputs = {location: _found(location) for location in probe.inputs}
-    hosts = {host: _reached(*host) for host in probe.hosts}
-    return Seen(
+    output_errors = {folder: _output_error(folder, probe.marker) for folder in probe.outputs}
+    input_errors = {location: _input_error(location) for location in probe.inputs}
+    host_errors = {host: _host_error(*host) for host in probe.hosts}
+    return NodeReport(
         versions=versions(),
-        outputs={folder: error for folder, error in outputs.items() if error},
-        inputs={location: error for location, error in inputs.items() if error},
-        hosts={host: error for host, error in hosts.items() if error},
+        output_errors={folder: error for folder, error in output_errors.items() if error},
+        input_errors={location: error for location, error in input_errors.items() if error},
+        host_errors={host: error for host, error in host_errors.items() if error},
         gpus_offered=probe.gpus,
         gpus_usable=_usable_gpus() if probe.gpus else 0,
-        used=disk.used / disk.total,
-        free_bytes=disk.free,
+        disk_used=disk.used / disk.total,
+        disk_free=disk.free,
     )
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that two machines must have alike."""
+    """Versions of Python and of the packages that must be the same on all nodes."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -92,46 +92,46 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _written(folder: str, mark: str) -> str | None:
-    """Find what the driver wrote, and write something beside it."""
+def short_error(error: Exception) -> str:
+    """An error as one line of at most 200 characters."""
+    return one_line(error)[:200]
+
+
+def _output_error(folder: str, marker: str) -> str | None:
+    """Look for the driver's marker file, and write a file next to it."""
     try:
-        if not storage.exists(storage.join(folder, mark)):
-            return "what the driver wrote is not there"
-        storage.write_bytes(storage.join(folder, f"{mark}-{uuid.uuid4().hex}"), b"")
+        if not storage.exists(storage.join(folder, marker)):
+            return "the file that the driver wrote there is missing"
+        storage.write_bytes(storage.join(folder, f"{marker}-{uuid.uuid4().hex}"), b"")
     except (OSError, InputError) as error:
-        return said(error)
+        return short_error(error)
     return None
 
 
-def _found(location: str) -> str | None:
+def _input_error(location: str) -> str | None:
     try:
-        return None if storage.exists(location) else "nothing is there"
+        return None if storage.exists(location) else "does not exist"
     except (OSError, InputError) as error:
-        return said(error)
+        return short_error(error)
 
 
-def _reached(name: str, port: int) -> str | None:
+def _host_error(name: str, port: int) -> str | None:
     try:
-        socket.create_connection((name, port), timeout=_CONNECT_S).close()
+        socket.create_connection((name, port), timeout=_CONNECT_TIMEOUT_S).close()
     except OSError as error:
-        return said(error)
+        return short_error(error)
     return None
 
 
 def _usable_gpus() -> int:
-    # Ray hides the GPUs from a task that asks for none, and a process of its own leaves nothing on them.
+    # A subprocess: Ray hides the GPUs from a task that requests none, and a CUDA context would stay in this worker.
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-    counted = subprocess.run(  # noqa: S603 - our own interpreter and words
+    counted = subprocess.run(  # noqa: S603 - our own interpreter and code
         [sys.executable, "-c", _COUNT_GPUS],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
-        timeout=_TORCH_S,
+        timeout=_TORCH_TIMEOUT_S,
     )
     return int(counted.stdout) if counted.returncode == 0 else 0
-
-
-def said(error: Exception) -> str:
-    """An error as one line."""
-    return one_line(error)[:200]

@@ -1,24 +1,25 @@
-"""The whole line, each stage a table: dump → catalogue → plots → posters → dataset → checkpoint → tags → report."""
+"""The whole pipeline: dump → catalogue → plots → posters → dataset → checkpoint → tags → report."""
 
 import time
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from mmgenre.config import Config
+from mmgenre.config import Config, Requirements
 from mmgenre.dataset.job import DatasetConfig, build_dataset
-from mmgenre.evaluation.compare import side_by_side
+from mmgenre.evaluation.compare import comparison_rows
 from mmgenre.evaluation.job import EvaluateConfig, Report, evaluate
-from mmgenre.pipeline.stages import StagesConfig, catalogue, fetch_all, fill, fill_stages, say, stage
+from mmgenre.pipeline.stages import StagesConfig, fill, fill_stages, print_line, run_catalog, run_fetching, run_stage
 from mmgenre.report.job import ReportConfig, report
 from mmgenre.tables import storage
 from mmgenre.tagging.job import TagConfig, tag
 from mmgenre.text_tables import aligned
-from mmgenre.training.job import TrainConfig, train
+from mmgenre.training.config import TrainConfig
+from mmgenre.training.job import train
 
 
 class ModelRun(Config):
-    """One model: trained, used to tag the whole catalogue, and scored on the test split."""
+    """One model: it is trained, tags the whole catalogue, and is evaluated on the test split."""
 
     train: TrainConfig
     tag: TagConfig
@@ -26,22 +27,22 @@ class ModelRun(Config):
 
 
 class PipelineConfig(StagesConfig):
-    """Every stage's settings; each stage reads what the one before it wrote, unless told otherwise."""
+    """The settings of every stage; by default, each stage reads what the one before it wrote."""
 
     dataset: DatasetConfig
-    models: dict[str, ModelRun] = Field(min_length=1, description="by a name of your choice")
-    report: ReportConfig = Field(description="one page that shows the movies and all models")
+    models: dict[str, ModelRun] = Field(min_length=1, description="models to compare, by names of your choice")
+    report: ReportConfig = Field(description="page about the movies and all models")
 
     @model_validator(mode="after")
-    def _for_real(self) -> Self:
+    def _no_dry_run(self) -> Self:
         if self.enrich.dry_run:
-            raise ValueError("enrich.dry_run=true: the later stages need the table; use jobs/enrich.py for the plan")
+            raise ValueError("enrich.dry_run=true: later stages need the table; to see the plan, run jobs/enrich.py")
         return self
 
     @model_validator(mode="before")
     @classmethod
     def _chain(cls, values: Any) -> Any:
-        """Fill in each stage's inputs and output, where they are not given."""
+        """Set each stage's inputs and output where they are not given."""
         if not isinstance(values, dict) or not isinstance(values.get("output"), str):
             return values
         chained, root = fill_stages(values), values["output"]
@@ -59,6 +60,12 @@ class PipelineConfig(StagesConfig):
             _chain_report(chained)
         return chained
 
+    def requirements(self) -> tuple[Requirements, ...]:
+        """See Config."""
+        models = [config for run in self.models.values() for config in (run.train, run.tag, run.evaluate)]
+        later = [needs for config in (self.dataset, *models, self.report) for needs in config.requirements()]
+        return (*super().requirements(), *later)
+
 
 def _chain_model(run: Any, tables: dict[str, str], inputs: dict[str, str], root: str) -> Any:
     if not isinstance(run, dict):
@@ -66,7 +73,7 @@ def _chain_model(run: Any, tables: dict[str, str], inputs: dict[str, str], root:
     checkpoint, predictions, report = (storage.join(root, name) for name in ("checkpoint", "predictions", "report"))
     defaults: dict[str, dict[str, str]] = {
         "train": {"dataset": tables["movies"], "output": checkpoint},
-        # Every catalogued movie is tagged, with a plot or without.
+        # Tags the whole catalogue, including movies without a plot, which are not in the dataset.
         "tag": {
             "checkpoint": checkpoint,
             "movies": tables["catalog"],
@@ -79,7 +86,7 @@ def _chain_model(run: Any, tables: dict[str, str], inputs: dict[str, str], root:
 
 
 def _chain_report(chained: dict[str, Any]) -> None:
-    """The report shows all models, where it is not told which."""
+    """By default, the report shows all models."""
     runs = [run for run in chained["models"].values() if isinstance(run, dict)]
     if isinstance(chained["report"], dict) and len(runs) == len(chained["models"]):
         shown = {
@@ -90,26 +97,26 @@ def _chain_report(chained: dict[str, Any]) -> None:
 
 
 def run_pipeline(config: PipelineConfig) -> str:
-    """Run every stage that is not complete; prints a line for each, and returns the scores and the report's path.
+    """Run every stage that is not complete; prints a line per stage, and returns the scores and the report's path.
 
     Raises:
-        InputError: from the stage that met it; the stages before it are complete.
+        InputError: a stage failed; the stages before it are complete.
     """
-    catalogue(config)
-    fetch_all(config)
-    stage("dataset", lambda: build_dataset(config.dataset), config.dataset.output)
-    reports = {name: _run_model(name, run) for name, run in config.models.items()}
-    stage("report", lambda: report(config.report), config.report.output)
-    parts = [f"{name}: {scores}" for name, scores in reports.items()]
-    if len(reports) > 1:
-        parts.append(aligned(side_by_side(reports)))
+    run_catalog(config)
+    run_fetching(config)
+    run_stage("dataset", lambda: build_dataset(config.dataset), config.dataset.output)
+    scores = {name: _run_model(name, run) for name, run in config.models.items()}
+    run_stage("report", lambda: report(config.report), config.report.output)
+    parts = [f"{name}: {model_scores}" for name, model_scores in scores.items()]
+    if len(scores) > 1:
+        parts.append(aligned(comparison_rows(scores)))
     return "\n" + "\n\n".join([*parts, f"report: {config.report.page}"])
 
 
 def _run_model(name: str, run: ModelRun) -> Report:
-    stage(f"{name}: train", lambda: train(run.train), run.train.output)
-    stage(f"{name}: tag", lambda: tag(run.tag), run.tag.output)
-    began = time.monotonic()
-    found = evaluate(run.evaluate)
-    say(f"{name}: evaluate: {found.movies:,} {found.split} rows in, {time.monotonic() - began:.1f} s")
-    return found
+    run_stage(f"{name}: train", lambda: train(run.train), run.train.output)
+    run_stage(f"{name}: tag", lambda: tag(run.tag), run.tag.output)
+    start = time.monotonic()
+    scores = evaluate(run.evaluate)
+    print_line(f"{name}: evaluate: {scores.movies:,} {scores.split} rows in, {time.monotonic() - start:.1f} s")
+    return scores

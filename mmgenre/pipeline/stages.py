@@ -1,14 +1,15 @@
-"""The first stages, which every run from a dump begins with: dump → catalogue → plots → posters."""
+"""The stages at the start of every run from an IMDb dump: dump → catalogue → plots → posters."""
 
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 
 from mmgenre.catalog.job import CatalogConfig, catalog
-from mmgenre.config import Config
+from mmgenre.config import Config, Requirements
 from mmgenre.enrich.job import EnrichConfig, enrich
 from mmgenre.enrich.providers import TmdbConfig
 from mmgenre.posters.job import PostersConfig, posters
@@ -19,24 +20,36 @@ from mmgenre.tables.manifest import Manifest, read_manifest
 
 
 class StagesConfig(Config):
-    """From a dump to plots and posters; each stage reads what the one before it wrote, unless told otherwise."""
+    """Dump to plots and posters; by default, each stage reads what the one before it wrote."""
 
-    output: str = Field(description="folder with a folder for each stage")
-    sandbox: ServeConfig | None = Field(None, description="a local stand-in for TMDB; null: the real one")
+    output: str = Field(description="folder with one folder per stage")
+    sandbox: ServeConfig | None = Field(None, description="local server in place of TMDB; null: TMDB itself")
     catalog: CatalogConfig
     enrich: EnrichConfig
-    posters: PostersConfig | None = Field(None, description="posters of the movies; null: none are downloaded")
+    posters: PostersConfig | None = Field(None, description="download of the posters; null: no posters")
+
+    def requirements(self) -> tuple[Requirements, ...]:
+        """See Config."""
+        stages = [
+            needs
+            for config in (self.sandbox, self.catalog, self.enrich, self.posters)
+            if config is not None
+            for needs in config.requirements()
+        ]
+        if self.sandbox is not None:
+            stages = [replace(needs, urls=(), keys={}) for needs in stages]
+        return (Requirements(outputs=(self.output,)), *stages)
 
 
 def fill(values: dict[str, Any], stage: str, **defaults: str) -> None:
-    """Give a stage's fields values, where it has none."""
+    """Set fields of a stage that are not given."""
     given = values.get(stage)
     if given is None or isinstance(given, dict):
         values[stage] = defaults | (given or {})
 
 
 def fill_stages(values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a StagesConfig with inputs and outputs filled in, below its output."""
+    """The values of a StagesConfig, with each stage's input and output set where they are not given."""
     chained, root = dict(values), values["output"]
     if isinstance(chained.get("sandbox"), dict):
         fill(chained, "sandbox", output=storage.join(root, "sandbox"))
@@ -49,15 +62,15 @@ def fill_stages(values: dict[str, Any]) -> dict[str, Any]:
     return chained
 
 
-def catalogue(config: StagesConfig) -> None:
-    """The first stage."""
+def run_catalog(config: StagesConfig) -> None:
+    """Run the first stage; generates the sandbox's dump before it, if there is a sandbox."""
     if config.sandbox is not None:
         prepare(config.sandbox)
-    stage("catalog", lambda: catalog(config.catalog), config.catalog.output)
+    run_stage("catalog", lambda: catalog(config.catalog), config.catalog.output)
 
 
-def fetch_all(config: StagesConfig) -> None:
-    """The stages that ask the outside world, or the sandbox in its place."""
+def run_fetching(config: StagesConfig) -> None:
+    """Run the stages that send requests, to the sandbox if there is one."""
     provider = config.enrich.provider
     if config.sandbox is None or not isinstance(provider, TmdbConfig):
         _enrich_and_download(config.enrich, config.posters, os.environ)
@@ -70,23 +83,23 @@ def fetch_all(config: StagesConfig) -> None:
         _enrich_and_download(local, images, {"TMDB_TOKEN": sandbox.token})
 
 
-def stage(name: str, work: Callable[[], Manifest], output: str) -> None:
-    """Run one stage and print its line."""
+def run_stage(name: str, work: Callable[[], Manifest], output: str) -> None:
+    """Run one stage and print a line about its result."""
     before = read_manifest(output)
-    began = time.monotonic()
+    start = time.monotonic()
     manifest = work()
     if before is not None and before.fingerprint == manifest.fingerprint:
-        say(f"{name}: complete already, {manifest.rows:,} rows")
+        print_line(f"{name}: already complete, {manifest.rows:,} rows")
     else:
-        say(f"{name}: {manifest.account()}, {time.monotonic() - began:.1f} s")
+        print_line(f"{name}: {manifest.account()}, {time.monotonic() - start:.1f} s")
 
 
-def say(line: str) -> None:
-    """Print a line of the account at once."""
-    print(line, flush=True)  # noqa: T201 - the account of a run
+def print_line(line: str) -> None:
+    """Print a line without buffering."""
+    print(line, flush=True)  # noqa: T201 - progress of a run
 
 
 def _enrich_and_download(titles: EnrichConfig, images: PostersConfig | None, environment: Mapping[str, str]) -> None:
-    stage("enrich", lambda: enrich(titles, environment), titles.output)
+    run_stage("enrich", lambda: enrich(titles, environment), titles.output)
     if images is not None:
-        stage("posters", lambda: posters(images), images.output)
+        run_stage("posters", lambda: posters(images), images.output)

@@ -1,122 +1,128 @@
-"""What a page is made of: sections of text, tables, charts and movies, without a word of HTML."""
+"""The blocks a report page consists of: paragraphs, tables, charts and movies. HTML is left to the template."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from matplotlib.axes import Axes
 
-# Inches of one panel: as wide as a phone, with letters of their own size.
-PANEL = (3.6, 2.7)
+# Inches. A panel is as wide as a phone screen, so that its text is not scaled down there.
+PANEL, SMALL_PANEL = (3.6, 2.7), (3.0, 2.4)
 
 
 @dataclass(frozen=True)
-class Text:
-    """A paragraph."""
+class Paragraph:
+    """A paragraph of text."""
 
     text: str
-    kind: ClassVar[str] = "text"
+    kind: ClassVar[str] = "paragraph"
 
 
 @dataclass(frozen=True)
-class Missing:
-    """What cannot be shown, and what to give for it to be."""
+class MissingInput:
+    """A placeholder for content whose input was not given.
 
-    what: str
-    way: str
+    Args:
+        content: what is missing from the page.
+        remedy: the input to give.
+    """
+
+    content: str
+    remedy: str
     kind: ClassVar[str] = "missing"
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table; the first cell of a row names it.
+class DataTable:
+    """A table; the first cell of each row is the row's header.
 
     Args:
-        caption: says what it is.
-        header: names of the columns.
-        rows: cells as text.
-        texts: places of columns that hold words and not figures.
-        folded: whether it is opened by a click: the same figures as a chart's.
+        caption: shown above the table.
+        header: column names.
+        rows: cells, formatted.
+        text_columns: indices of the columns that hold words, which are left-aligned.
+        collapsed: hide the rows behind a click, for figures that a chart shows already.
     """
 
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    texts: tuple[int, ...] = ()
-    folded: bool = False
+    text_columns: tuple[int, ...] = ()
+    collapsed: bool = False
     kind: ClassVar[str] = "table"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes.
+    """One pair of axes, saved as one SVG file.
 
     Args:
-        name: part of a file name; empty for a chart of one panel.
-        says: what is to be seen, in a sentence, for people who do not see it.
-        draw: into axes.
-        size: inches.
+        name: suffix of the file name; empty in charts with a single panel.
+        alt: alternative text: the main finding in one sentence.
+        draw: draws into the axes.
+        title: shown above the axes.
+        size: width and height in inches.
     """
 
     name: str
-    says: str
+    alt: str
     draw: Callable[[Axes], None]
+    title: str = ""
     size: tuple[float, float] = PANEL
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One or more panels that belong together; they stand beside each other as far as there is room.
+    """Panels of equal size, laid out side by side as far as the screen is wide.
 
     Args:
-        name: of its files.
-        caption: says what it is, and how to read it.
-        panels: of equal size.
-        key: of panels that share one: a panel that comes first.
+        name: prefix of its file names.
+        caption: what it shows and how to read it.
+        panels: one or more.
+        legend: shared by all panels, shown above them.
     """
 
     name: str
     caption: str
     panels: Sequence[Panel]
-    key: Panel | None = None
+    legend: Panel | None = None
     kind: ClassVar[str] = "chart"
 
     @property
     def all_panels(self) -> list[Panel]:
-        """The key's, too."""
-        return [*([] if self.key is None else [self.key]), *self.panels]
+        """The legend, if any, then the panels."""
+        return [*([] if self.legend is None else [self.legend]), *self.panels]
 
 
 @dataclass(frozen=True)
-class Guess:
-    """A genre of a movie.
+class GenreOutcome:
+    """A model's decision on one genre of a movie.
 
     Args:
         genre: the genre.
-        probability: that a model gave it.
-        says: whether it is true, and predicted, in words.
-        is_mistake: whether it is what the movie is shown for.
+        probability: predicted.
+        outcome: true positive, false positive or false negative.
+        is_highlighted: whether the movie is shown because of this decision.
     """
 
     genre: str
     probability: float
-    says: str
-    is_mistake: bool
+    outcome: str
+    is_highlighted: bool
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A movie that people look at.
+class MovieCard:
+    """One movie with plot and poster.
 
     Args:
-        imdb_id: of the movie.
-        title: of the movie.
-        plot: the beginning of it; None: there is none.
-        poster: a small JPEG; None: there is none, or it is not shown.
-        has_poster: whether there is one.
-        genres: that it has.
-        verdict: what a model made of it, in a sentence; empty without one.
-        guesses: that the model gave or should have given.
+        imdb_id: id of the movie.
+        title: title of the movie.
+        plot: first words of the plot; None: no plot, or plots are not shown.
+        poster: a small JPEG; None: no poster, or posters are not shown.
+        has_poster: whether the table has a poster.
+        genres: the movie's labels.
+        outcomes: a model's decisions, the most probable genre first; empty without a model.
     """
 
     imdb_id: str
@@ -125,25 +131,24 @@ class Shown:
     poster: bytes | None
     has_poster: bool
     genres: tuple[str, ...]
-    verdict: str = ""
-    guesses: tuple[Guess, ...] = ()
+    outcomes: tuple[GenreOutcome, ...] = ()
 
 
 @dataclass(frozen=True)
-class Movies:
-    """Movies beside each other."""
+class MovieList:
+    """Movie cards side by side."""
 
     caption: str
-    movies: Sequence[Shown]
+    movies: Sequence[MovieCard]
     kind: ClassVar[str] = "movies"
 
 
-Block = Text | Missing | Table | Chart | Movies
+Block = Paragraph | MissingInput | DataTable | Chart | MovieList
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of a section, with a heading of its own."""
+class Subsection:
+    """Blocks under a heading of their own; `anchor` is the target of links."""
 
     anchor: str
     title: str
@@ -152,15 +157,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page, with parts."""
+    """A section of the page: its own blocks, then its subsections."""
 
     anchor: str
     title: str
     blocks: Sequence[Block] = ()
-    parts: Sequence[Part] = field(default_factory=tuple)
+    subsections: Sequence[Subsection] = ()
 
     @property
     def charts(self) -> list[Chart]:
-        """All of them, in order."""
-        found = [*self.blocks, *(block for part in self.parts for block in part.blocks)]
-        return [block for block in found if isinstance(block, Chart)]
+        """All charts, in page order."""
+        blocks = [*self.blocks, *(block for part in self.subsections for block in part.blocks)]
+        return [block for block in blocks if isinstance(block, Chart)]

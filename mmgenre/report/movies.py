@@ -1,37 +1,36 @@
-"""Rows of a MOVIES table for a report: figures of all movies, and all there is of the few that are shown."""
+"""What the report reads from the MOVIES table: a few columns of all movies, and all of the few movies it shows."""
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
 from mmgenre.errors import one_line
 from mmgenre.posters.images import NotAnImage, TooManyPixels, shrink
+from mmgenre.report.blocks import GenreOutcome, MovieCard
 from mmgenre.tables.schema import from_per_genre
 from mmgenre.tables.table import Table
 
 _WORD = r"\S+"
-# Characters, the blank included, on average over an excerpt.
-_LONGEST_WORD = 12
+# Average characters per word that an excerpt may take, including the space.
+_MAX_WORD_LENGTH = 12
 _MAX_PIXELS = 50_000_000
-_QUALITY = 75
 
 
 @dataclass(frozen=True)
-class MovieRows:
-    """What is known of all N movies of a table without holding plots and posters, ordered by id.
+class MovieColumns:
+    """Columns of all N movies, sorted by id; plots and posters are not kept in memory.
 
     Args:
         ids: of the movies.
         splits: of the movies.
         labels: shape (N, 9).
-        words: shape (N,): in the plot; 0 without one.
+        words: shape (N,): words in the plot; 0 without a plot.
         has_plot: shape (N,), bool.
-        num_posters: movies with a poster.
+        num_posters: number of movies with a poster.
     """
 
     ids: pa.ChunkedArray
@@ -42,8 +41,8 @@ class MovieRows:
     num_posters: int
 
     @classmethod
-    def of(cls, movies: Table) -> "MovieRows":
-        """Those of a MOVIES table."""
+    def read(cls, movies: Table) -> "MovieColumns":
+        """Read them from a MOVIES table."""
         columns = {name: pc.field(name) for name in ("imdb_id", "split", "labels")}
         plot = pc.field("plot")
         columns |= {"words": pc.count_substring_regex(plot, pattern=_WORD), "has_plot": plot.is_valid()}
@@ -54,71 +53,92 @@ class MovieRows:
             labels=from_per_genre(rows["labels"]),
             words=rows["words"].fill_null(0).to_numpy(),
             has_plot=rows["has_plot"].to_numpy(zero_copy_only=False),
-            num_posters=num_valid(movies, "image"),
+            num_posters=count_valid(movies, "image"),
         )
 
-    def sample(self, number: int, seed: int) -> list[str]:
-        """Ids of so many movies, chosen by the seed alone."""
-        chosen = np.random.default_rng(seed).permutation(len(self.ids))[:number]
-        return self.ids.take(pa.array(np.sort(chosen))).to_pylist()
+    def sample(self, number: int, seed: int) -> dict[str, np.ndarray]:
+        """Labels of randomly chosen movies, by id; the seed alone decides which."""
+        rows = np.sort(np.random.default_rng(seed).permutation(len(self.ids))[:number])
+        return dict(zip(self.ids.take(pa.array(rows)).to_pylist(), self.labels[rows], strict=True))
 
 
-@dataclass(frozen=True)
-class Details:
-    """What is shown of a movie beside its genres."""
+class MovieCards:
+    """Makes cards of a few movies.
 
-    title: str
-    plot: str | None
-    image: bytes | None
+    Args:
+        movies: the MOVIES table.
+        ids: movies that cards may be made of; only the row groups that hold them are read.
+        plot_words: words shown of a plot; 0: none.
+        poster_side: longest side of a poster in pixels; 0: no posters.
+        max_posters: number of posters shown, those of the first ids.
+    """
+
+    def __init__(self, movies: Table, ids: Iterable[str], *, plot_words: int, poster_side: int, max_posters: int):
+        distinct = list(dict.fromkeys(ids))
+        self._rows = read_rows(movies, distinct)
+        self._plot_words = plot_words
+        self._posters: dict[str, bytes] = {}
+        for imdb_id in distinct:
+            if len(self._posters) == max_posters:
+                break
+            poster = thumbnail(self._rows[imdb_id]["image"], poster_side)
+            if poster is not None:
+                self._posters[imdb_id] = poster
+
+    def card(self, imdb_id: str, genres: Iterable[str], outcomes: tuple[GenreOutcome, ...] = ()) -> MovieCard:
+        """The card of one movie with its labels, and a model's decisions on it."""
+        row = self._rows[imdb_id]
+        return MovieCard(
+            imdb_id=imdb_id,
+            title=row["title"],
+            plot=excerpt(row["plot"], self._plot_words),
+            poster=self._posters.get(imdb_id),
+            has_poster=row["image"] is not None,
+            genres=tuple(genres),
+            outcomes=outcomes,
+        )
 
 
-def details(movies: Table, ids: Iterable[str]) -> dict[str, Details]:
-    """Of a few movies, by id, reading only the row groups that they are in."""
+def read_rows(movies: Table, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Read title, plot and image of a few movies, by id, from only the row groups that hold them."""
     wanted = pa.array(sorted(set(ids)), pa.string())
-    found: dict[str, Details] = {}
-    if not len(wanted):
-        return found
-    is_wanted = pc.field("imdb_id").isin(wanted)
+    found: dict[str, dict[str, Any]] = {}
     for fragment in movies.dataset.get_fragments():
         for group in fragment.split_by_row_group():
-            if not pc.any(pc.is_in(group.to_table(columns=["imdb_id"])["imdb_id"], wanted)).as_py():
-                continue
-            rows = group.to_table(columns=["imdb_id", "title", "plot", "image"], filter=is_wanted)
-            found |= {row.pop("imdb_id"): Details(**row) for row in rows.to_pylist()}
+            if pc.any(pc.is_in(group.to_table(columns=["imdb_id"])["imdb_id"], wanted)).as_py():
+                columns = ["imdb_id", "title", "plot", "image"]
+                rows = group.to_table(columns=columns, filter=pc.field("imdb_id").isin(wanted))
+                found |= {row["imdb_id"]: row for row in rows.to_pylist()}
     return found
 
 
-def num_valid(table: Table, column: str) -> int:
-    """Rows in which a column is not null, as the files' own account of themselves says: none of it is read."""
+def count_valid(table: Table, column: str) -> int:
+    """Count rows where a column is not null, from Parquet statistics alone, because images are slow to read."""
     nulls = 0
     for fragment in table.dataset.get_fragments():
         metadata = fragment.metadata
-        place = metadata.schema.names.index(column)
+        index = metadata.schema.names.index(column)
         for group in range(metadata.num_row_groups):
             if metadata.row_group(group).num_rows:
-                nulls += metadata.row_group(group).column(place).statistics.null_count
+                nulls += metadata.row_group(group).column(index).statistics.null_count
     return table.dataset.count_rows() - nulls
 
 
 def excerpt(plot: str | None, words: int) -> str | None:
-    """The beginning of a plot on one line; None where there is none, or nothing of it is to be shown."""
+    """First words of a plot on one line; None without a plot, or with `words` 0."""
     if plot is None or not words:
         return None
     whole = one_line(plot)
-    # Some languages have no blanks between words.
-    found = " ".join(whole.split(" ")[:words])[: words * _LONGEST_WORD]
-    return found if found == whole else f"{found} …"
+    # The cut by characters is for languages that do not separate words by spaces.
+    beginning = " ".join(whole.split(" ")[:words])[: words * _MAX_WORD_LENGTH]
+    return beginning if beginning == whole else f"{beginning} …"
 
 
 def thumbnail(image: bytes | None, max_side: int) -> bytes | None:
-    """A poster small enough for a page; None where there is none, it cannot be decoded, or none are to be shown."""
+    """Shrink a poster to a small JPEG; None without a poster, for one that cannot be decoded, or with `max_side` 0."""
     if image is None or not max_side:
         return None
     try:
-        small = shrink(image, max_side, _MAX_PIXELS)
+        return shrink(image, max_side, _MAX_PIXELS).jpeg
     except (NotAnImage, TooManyPixels):
         return None
-    content = io.BytesIO()
-    with Image.open(io.BytesIO(small.jpeg)) as picture:
-        picture.save(content, "JPEG", quality=_QUALITY)
-    return content.getvalue()

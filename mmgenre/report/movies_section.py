@@ -1,242 +1,201 @@
-"""The section on the movies: how many there are of each genre, what goes together, what is missing, some examples."""
+"""The section on the dataset: genre counts, co-occurrence, plot lengths, missing plots and posters, splits, samples."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-from matplotlib.axes import Axes
 
-from mmgenre.labels import GENRES, decode
-from mmgenre.report import charts as axes
-from mmgenre.report.blocks import Block, Chart, Missing, Movies, Panel, Part, Section, Shown, Table
-from mmgenre.report.movie_counts import co_occurrence, conditional, genres_per_movie, length_bins
-from mmgenre.report.movies import Details, MovieRows, excerpt, num_valid
+from mmgenre.labels import GENRES
+from mmgenre.pages.drawing import SHADES
+from mmgenre.report import charts
+from mmgenre.report.blocks import (
+    Block,
+    Chart,
+    DataTable,
+    MissingInput,
+    MovieCard,
+    MovieList,
+    Panel,
+    Section,
+    Subsection,
+)
+from mmgenre.report.movies import MovieColumns, count_valid
 from mmgenre.tables.schema import SPLITS
-from mmgenre.tables.table import Table as Stored
+from mmgenre.tables.table import Table
 from mmgenre.text_tables import percent
 
 _SQUARE = (3.6, 3.5)
 
 
-@dataclass(frozen=True)
-class DataTables:
-    """What the section is made of; None where a table is not given.
+def movies_section(movies: MovieColumns, tables: Mapping[str, Table], samples: Sequence[MovieCard]) -> Section:
+    """Build the section.
 
     Args:
         movies: of the MOVIES table.
-        catalog: the table before it.
-        enriched: with the plots.
-        posters: with the posters.
+        tables: those given of "catalog", "enriched" and "posters".
+        samples: sample movies to show.
     """
-
-    movies: MovieRows
-    catalog: Stored | None
-    enriched: Stored | None
-    posters: Stored | None
-
-
-def data_section(tables: DataTables, samples: Movies | None) -> Section:
-    """The whole of it; samples: None: none are to be shown."""
-    movies = tables.movies
     parts = [
-        Part("genres", "Genres, before and after balancing", _genre_counts(tables)),
-        Part("genres-per-movie", "Genres of a movie", [_genres_per_movie(movies.labels)]),
-        Part("co-occurrence", "Genres that go together", _co_occurrence(movies.labels)),
-        Part("plot-lengths", "Length of the plots", [_lengths(movies.words)]),
-        Part("missing", "What is missing", _missing(tables)),
-        Part("splits", "Splits", [_splits(movies), _splits_by_genre(movies)]),
+        Subsection("genres", "Genres before and after balancing", _genre_counts(movies.labels, tables.get("catalog"))),
+        Subsection("genres-per-movie", "Genres per movie", [_genres_per_movie(movies.labels)]),
+        Subsection("co-occurrence", "Genre co-occurrence", _co_occurrence(movies.labels)),
+        Subsection("plot-lengths", "Plot lengths", [_plot_lengths(movies.words)]),
+        Subsection("missing", "Missing plots and posters", _missing(movies, tables)),
+        Subsection("splits", "Splits", [_splits(movies), _splits_by_genre(movies)]),
     ]
-    if samples is not None:
-        parts.append(Part("samples", "Some of the movies", [samples]))
-    return Section("data", "The movies", parts=parts)
+    if samples:
+        caption = f"{len(samples)} of the {len(movies.ids):,} movies, chosen at random."
+        parts.append(Subsection("samples", "Sample movies", [MovieList(caption, samples)]))
+    return Section("data", "Movies", subsections=parts)
 
 
-def samples_of(
-    movies: MovieRows, ids: Sequence[str], found: Mapping[str, Details], words: int, posters: Mapping[str, bytes]
-) -> Movies:
-    """A few movies; words: shown of a plot; posters: small ones, by id."""
-    places = pc.index_in(pa.array(ids, pa.string()), value_set=movies.ids.combine_chunks()).to_pylist()
-    shown = [
-        Shown(
-            imdb_id=imdb_id,
-            title=found[imdb_id].title,
-            plot=excerpt(found[imdb_id].plot, words),
-            poster=posters.get(imdb_id),
-            has_poster=found[imdb_id].image is not None,
-            genres=tuple(decode(movies.labels[place])),
-        )
-        for imdb_id, place in zip(ids, places, strict=True)
-    ]
-    return Movies(f"{len(shown)} of the {len(movies.ids):,} movies, drawn by chance.", shown)
-
-
-def _genre_counts(tables: DataTables) -> list[Block]:
-    learned = dict(zip(GENRES, (tables.movies.labels != 0).sum(axis=0).tolist(), strict=True))
-    if tables.catalog is None:
-        way = "Give the CATALOG table that the movies come from: catalog=DIR."
-        return [_counts_chart({"movies to learn from": learned}), Missing("Genres before balancing", way)]
-    notes = tables.catalog.manifest.notes
+def _genre_counts(labels: np.ndarray, catalog: Table | None) -> list[Block]:
+    in_dataset = dict(zip(GENRES, (labels != 0).sum(axis=0).tolist(), strict=True))
+    if catalog is None:
+        remedy = "Give the CATALOG table that the movies come from: catalog=DIR."
+        return [_counts_chart({"dataset": in_dataset}), MissingInput("Genres before balancing", remedy)]
+    notes = catalog.manifest.notes
     blocks: list[Block] = []
-    steps = {"catalogue, after balancing": notes["genres"]} if "genres" in notes else {}
+    counts: dict[str, Mapping[str, int]] = {}
     if "genres_before_balancing" in notes:
-        steps = {"dump, before balancing": notes["genres_before_balancing"]} | steps
+        counts["dump, before balancing"] = notes["genres_before_balancing"]
     else:
-        way = "The catalogue does not say; make it again with jobs/catalog.py and overwrite=true."
-        blocks.append(Missing("Genres before balancing", way))
-    counts = steps | {"movies to learn from": learned}
-    rows = [[genre, *(f"{of_step[genre]:,}" for of_step in counts.values())] for genre in GENRES]
-    tables_of_counts: list[Block] = [Table("Movies of each genre.", ["genre", *counts], rows, folded=True)]
-    curation = notes.get("curation", [])
-    if curation:
-        left = [[step["step"], f"{step['rows']:,}"] for step in curation]
-        tables_of_counts.append(Table("Rows of the dump that each step of the catalogue left.", ["step", "rows"], left))
-    return [_counts_chart(counts), *blocks, *tables_of_counts]
+        remedy = "The catalogue does not record them; make it again with jobs/catalog.py and overwrite=true."
+        blocks.append(MissingInput("Genres before balancing", remedy))
+    if "genres" in notes:
+        counts["catalogue, after balancing"] = notes["genres"]
+    counts["dataset"] = in_dataset
+    rows = [[genre, *(f"{by_genre[genre]:,}" for by_genre in counts.values())] for genre in GENRES]
+    blocks.append(DataTable("Movies per genre.", ["genre", *counts], rows, collapsed=True))
+    if notes.get("curation"):
+        steps = [[step["step"], f"{step['rows']:,}"] for step in notes["curation"]]
+        blocks.append(DataTable("Rows of the dump left after each step of the catalogue.", ["step", "rows"], steps))
+    return [_counts_chart(counts), *blocks]
 
 
 def _counts_chart(counts: Mapping[str, Mapping[str, int]]) -> Chart:
-    last = list(counts.values())[-1]
+    *_, last = counts.values()
     most, least = max(GENRES, key=lambda genre: last[genre]), min(GENRES, key=lambda genre: last[genre])
-    says = f"{most} is the most frequent genre of the movies to learn from ({last[most]:,}), {least} the rarest "
-    says += f"({last[least]:,})."
-    first = next(iter(counts.values()))
-    if len(counts) > 1:
-        spread = [max(of_step.values()) / max(1, min(of_step.values())) for of_step in (first, last)]
-        says += (
-            f" The most frequent one was {spread[0]:.1f} times the rarest at first, and is {spread[1]:.1f} times now."
-        )
-    series = {name: [of_step[genre] for genre in GENRES] for name, of_step in counts.items()}
-    panel = Panel("", says, lambda drawn: axes.draw_bars(drawn, GENRES, series), (3.6, 3.2 if len(counts) < 3 else 4.4))
-    return Chart("genre-counts", "Movies of each genre. A movie with several genres counts in each of them.", [panel])
+    alt = f"The most frequent genre of the dataset is {most} ({last[most]:,} movies), the rarest is {least} "
+    alt += f"({last[least]:,})."
+    series = {name: [by_genre[genre] for genre in GENRES] for name, by_genre in counts.items()}
+    size = (3.6, 3.2 if len(counts) < 3 else 4.4)
+    panel = Panel("", alt, lambda axes: charts.draw_bars(axes, GENRES, series), size=size)
+    return Chart("genre-counts", "Movies per genre. A movie with several genres counts for each of them.", [panel])
 
 
 def _genres_per_movie(labels: np.ndarray) -> Chart:
-    counts = genres_per_movie(labels).tolist()
-    names = [str(number) for number in range(len(counts))]
-    mean = float((labels != 0).sum(axis=1).mean()) if len(labels) else 0.0
+    per_movie = (labels != 0).sum(axis=1)
+    counts = np.bincount(per_movie, minlength=2).tolist()
+    mean = float(per_movie.mean()) if len(labels) else 0.0
     most = int(np.argmax(counts))
-    share = percent(counts[most], len(labels))
-    says = f"Most often a movie has {most} of the nine genres ({share} of the movies); the mean is {mean:.2f}."
-    panel = Panel("", says, lambda drawn: axes.draw_columns(drawn, names, counts))
-    return Chart("genres-per-movie", f"How many of the nine genres a movie has; {mean:.2f} on average.", [panel])
+    alt = f"{percent(counts[most], len(labels))} of the movies have {most} of the nine genres; the mean is {mean:.2f}."
+    names = [str(number) for number in range(len(counts))]
+    panel = Panel("", alt, lambda axes: charts.draw_bars(axes, names, {"movies": counts}))
+    return Chart("genres-per-movie", f"Number of genres per movie, out of nine; mean {mean:.2f}.", [panel])
+
+
+def co_occurrence(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count movies that have two genres.
+
+    Args:
+        labels: shape (N, 9).
+
+    Returns:
+        Counts, shape (9, 9), with the number of movies per genre on the diagonal; and P(column | row), shape (9, 9),
+        NaN in rows of genres without movies.
+    """
+    has = (labels != 0).astype(np.int64)
+    counts = has.T @ has
+    totals = np.diag(counts)[:, None].astype(np.float64)
+    return counts, np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
 
 
 def _co_occurrence(labels: np.ndarray) -> list[Block]:
-    counts = co_occurrence(labels)
-    shares = conditional(counts)
-    most_often, most_likely = _together(counts, shares)
-    count_texts = [[axes.short(count) for count in row] for row in counts]
+    counts, shares = co_occurrence(labels)
+    pairs = np.where(np.eye(len(GENRES), dtype=bool), 0, counts)
+    first, second = np.unravel_index(int(pairs.argmax()), pairs.shape)
+    alt = "No movie has two genres."
+    if pairs.any():
+        alt = f"The most frequent pair is {GENRES[first]} and {GENRES[second]}: {pairs[first, second]:,} movies."
     share_texts = [["" if np.isnan(share) else f"{share * 100:.0f}" for share in row] for row in shares]
-    panels = [
-        Panel(
-            "counts",
-            most_often,
-            lambda drawn: _titled_square(drawn, counts.astype(float), count_texts, "movies with both"),
-            _SQUARE,
-        ),
-        Panel(
-            "shares",
-            most_likely,
-            lambda drawn: _titled_square(drawn, shares, share_texts, "% of the row's movies with the column's genre"),
-            _SQUARE,
-        ),
-    ]
+    count_texts = [[charts.short(count) for count in row] for row in counts]
     caption = (
-        "Left, or above: movies with both genres; on the diagonal, with the one. Right, or below: of the movies with "
+        "Left or above: number of movies with both genres, and on the diagonal with the one. Right or below: "
+        "P(column | row) in per cent, the share of the row's movies that also have the column's genre."
     )
-    caption += "the row's genre, the share that has the column's, too: P(column | row), in per cent."
+    header = ["genre", *GENRES]
     count_rows = [[genre, *(f"{count:,}" for count in row)] for genre, row in zip(GENRES, counts, strict=True)]
     share_rows = [
         [genre, *("-" if np.isnan(share) else f"{share:.1%}" for share in row)]
         for genre, row in zip(GENRES, shares, strict=True)
     ]
+    panels = [
+        _square("counts", "movies with both", alt, counts.astype(float), count_texts),
+        _square("shares", "P(column | row), %", "P(column | row) for each pair of genres.", shares, share_texts),
+    ]
     return [
         Chart("co-occurrence", caption, panels),
-        Table("Movies with both genres.", ["genre", *GENRES], count_rows, folded=True),
-        Table("P(column | row).", ["genre", *GENRES], share_rows, folded=True),
+        DataTable("Movies with both genres.", header, count_rows, collapsed=True),
+        DataTable("P(column | row).", header, share_rows, collapsed=True),
     ]
 
 
-def _together(counts: np.ndarray, shares: np.ndarray) -> tuple[str, str]:
-    """The genres that go together in the most movies, and those of which one has the other the most likely."""
-    is_same = np.eye(len(GENRES), dtype=bool)
-    beside, strongest = np.where(is_same, -1, counts), np.where(is_same | np.isnan(shares), -1, shares)
-    if beside.max() <= 0:
-        return ("No movie has two of the genres.",) * 2
-    first, second = np.unravel_index(int(beside.argmax()), beside.shape)
-    given, also = np.unravel_index(int(strongest.argmax()), strongest.shape)
-    return (
-        f"{GENRES[first]} and {GENRES[second]} go together most often: in {counts[first, second]:,} movies.",
-        f"{shares[given, also]:.0%} of the movies with the genre {GENRES[given]} have the genre {GENRES[also]}, "
-        "too: the highest share.",
-    )
+def _square(name: str, title: str, alt: str, values: np.ndarray, texts: list[list[str]]) -> Panel:
+    """A heat map of genre pairs that leaves the diagonal blank and shades up to the highest other value."""
+    off_diagonal = np.where(np.eye(len(GENRES), dtype=bool), np.nan, values)
+    scale = (SHADES, 0.0, max(float(np.nan_to_num(off_diagonal).max()), 1e-9))
+    return Panel(name, alt, lambda axes: charts.draw_heat_map(axes, off_diagonal, texts, GENRES, scale), title, _SQUARE)
 
 
-def _titled_square(drawn: Axes, values: np.ndarray, texts: Sequence[Sequence[str]], title: str) -> None:
-    axes.draw_square(drawn, values, texts, GENRES)
-    drawn.set_title(title, fontsize=8, loc="left")
+def _plot_lengths(words: np.ndarray) -> Block:
+    lengths = words[words > 0]
+    if not len(lengths):
+        return MissingInput("Plot lengths", "No movie has a plot; run jobs/enrich.py, then jobs/dataset.py.")
+    low, median, high = np.quantile(lengths, (0.05, 0.5, 0.95))
+    summary = f"The median is {median:,.0f} words, 90 % lie between {low:,.0f} and {high:,.0f}, "
+    summary += f"and the longest plot has {lengths.max():,}."
+    panel = Panel("", summary, lambda axes: charts.draw_plot_lengths(axes, lengths))
+    return Chart("plot-lengths", f"Plot lengths of {len(lengths):,} movies. {summary}", [panel])
 
 
-def _lengths(words: np.ndarray) -> Block:
-    edges, counts = length_bins(words)
-    if not len(counts):
-        return Missing("Lengths", "No movie of the table has a plot; run jobs/enrich.py, and jobs/dataset.py after it.")
-    known = words[words > 0]
-    low, middle, high = np.quantile(known, (0.05, 0.5, 0.95))
-    says = f"Half of the plots have {middle:,.0f} words or fewer; nine in ten have between {low:,.0f} and {high:,.0f}; "
-    says += f"the longest has {known.max():,}."
-    panel = Panel("", says, lambda drawn: axes.draw_lengths(drawn, edges, counts, float(middle)))
-    return Chart("plot-lengths", f"Words in the plots of {len(known):,} movies. {says}", [panel])
-
-
-def _missing(tables: DataTables) -> list[Block]:
-    movies = tables.movies
-    total, num_plots = len(movies.ids), int(movies.has_plot.sum())
-    rows = [
-        ["no plot", f"{total - num_plots:,}", percent(total - num_plots, total)],
-        ["no poster", f"{total - movies.num_posters:,}", percent(total - movies.num_posters, total)],
+def _missing(movies: MovieColumns, tables: Mapping[str, Table]) -> list[Block]:
+    total = len(movies.ids)
+    without = {"no plot": total - int(movies.has_plot.sum()), "no poster": total - movies.num_posters}
+    rows = [[name, f"{count:,}", percent(count, total)] for name, count in without.items()]
+    return [
+        DataTable(f"Missing in the {total:,} movies of the dataset.", ["missing", "movies", "share"], rows),
+        _fetch_results("plots", tables.get("enriched"), "plot", "Give the ENRICHED table: enriched=DIR."),
+        _fetch_results("posters", tables.get("posters"), "image", "Give the POSTERS table: posters=DIR."),
     ]
-    blocks: list[Block] = [Table(f"Of the {total:,} movies to learn from.", ["missing", "movies", "share"], rows)]
-    for what, stored, column, job in (
-        ("plots", tables.enriched, "plot", "enriched"),
-        ("posters", tables.posters, "image", "posters"),
-    ):
-        if stored is None:
-            table = "ENRICHED" if job == "enriched" else "POSTERS"
-            blocks.append(Missing(f"What became of asking for {what}", f"Give the {table} table: {job}=DIR."))
-        else:
-            blocks.append(_asked(what, stored, column))
-    return blocks
 
 
-def _asked(what: str, stored: Stored, column: str) -> Table:
-    statuses, total = stored.manifest.statuses, stored.manifest.rows
-    rows = [
-        [status.replace("_", " "), f"{count:,}", percent(count, total)] for status, count in sorted(statuses.items())
-    ]
-    found = num_valid(stored, column)
-    rows.append([f"have a {what.removesuffix('s')}", f"{found:,}", percent(found, total)])
-    return Table(
-        f"What became of asking for the {what} of {total:,} catalogued movies.", ["status", "movies", "share"], rows
-    )
+def _fetch_results(items: str, table: Table | None, column: str, remedy: str) -> Block:
+    """How many plots or posters were found for the catalogue, and why not."""
+    if table is None:
+        return MissingInput(f"Results of fetching {items}", remedy)
+    total, present = table.manifest.rows, count_valid(table, column)
+    counts = {status.replace("_", " "): count for status, count in sorted(table.manifest.statuses.items())}
+    counts[f"have a {items.removesuffix('s')}"] = present
+    rows = [[status, f"{count:,}", percent(count, total)] for status, count in counts.items()]
+    caption = f"Results of fetching {items} for the {total:,} movies of the catalogue."
+    return DataTable(caption, ["status", "movies", "share"], rows)
 
 
-def _splits(movies: MovieRows) -> Table:
-    total, rows = len(movies.ids), []
+def _splits(movies: MovieColumns) -> DataTable:
+    rows = []
     for split in SPLITS:
         is_in = pc.equal(movies.splits, split).to_numpy()
         count, plots = int(is_in.sum()), int(movies.has_plot[is_in].sum())
-        rows.append([split, f"{count:,}", percent(count, total), percent(plots, count)])
-    return Table(
-        "Movies of each split; equal plots are in one split.", ["split", "movies", "share", "with a plot"], rows
-    )
+        rows.append([split, f"{count:,}", percent(count, len(movies.ids)), percent(plots, count)])
+    caption = "Movies per split; movies with the same plot are in the same split."
+    return DataTable(caption, ["split", "movies", "share", "with a plot"], rows)
 
 
-def _splits_by_genre(movies: MovieRows) -> Table:
-    shares = {}
-    for split in SPLITS:
-        labels = movies.labels[pc.equal(movies.splits, split).to_numpy()] != 0
-        shares[split] = [percent(int(count), len(labels)) for count in labels.sum(axis=0)]
-    rows = [[genre, *(shares[split][place] for split in SPLITS)] for place, genre in enumerate(GENRES)]
-    return Table("Share of each split's movies that has a genre.", ["genre", *SPLITS], rows, folded=True)
+def _splits_by_genre(movies: MovieColumns) -> DataTable:
+    labels = {split: movies.labels[pc.equal(movies.splits, split).to_numpy()] != 0 for split in SPLITS}
+    rows = [
+        [genre, *(percent(int(has[:, column].sum()), len(has)) for has in labels.values())]
+        for column, genre in enumerate(GENRES)
+    ]
+    return DataTable("Share of movies with each genre, per split.", ["genre", *SPLITS], rows, collapsed=True)

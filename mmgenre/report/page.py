@@ -1,100 +1,93 @@
-"""Sections become files: a picture for each chart, and the page that holds them or points to them."""
+"""Rendering a report: an SVG file per panel, and the HTML page that embeds them or links to them."""
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from PIL import Image
+from matplotlib.figure import Figure
 
 from mmgenre import pages
 from mmgenre.pages import drawing
-from mmgenre.report.blocks import Chart, Panel, Section, Shown
+from mmgenre.report.blocks import Chart, MovieCard, Panel, Section
 from mmgenre.report.charts import SETTINGS
 
 PAGE, INDEX, STYLE, NO_JEKYLL = "report.html", "index.html", "style.css", ".nojekyll"
 FIGURES, POSTERS = "figures", "posters"
-PICTURES = (FIGURES, POSTERS)
-# All that a report may consist of, as patterns of names in its folder.
-OWNED = (PAGE, INDEX, STYLE, NO_JEKYLL, *PICTURES)
+IMAGES = (FIGURES, POSTERS)
+# All files and folders of a report, which are deleted when it is replaced.
+OWNED = (PAGE, INDEX, STYLE, NO_JEKYLL, *IMAGES)
 _STYLES = ("style.css", "report.css")
-_CSS_PIXELS = 96
-_COLUMNS = 3
-_PNG_DPI = 110
+_CSS_PIXELS_PER_INCH = 96
 
 
 @dataclass(frozen=True)
-class Page:
-    """A page before it is printed.
+class ReportPage:
+    """The content of a report.
 
     Args:
-        title: its first heading.
-        lead: a sentence below it.
+        title: heading of the page.
+        lead: sentence below the heading.
         sections: in order.
-        made_by: what made it, for the last line.
+        footer: last line of the page.
     """
 
     title: str
     lead: str
     sections: Sequence[Section]
-    made_by: str
+    footer: str
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """What an `img` needs; width and height in CSS pixels."""
+class _Image:
+    """Attributes of an `img` element; width and height in CSS pixels."""
 
     src: str
-    says: str
+    alt: str
     width: int
     height: int
 
 
-class Printer:
-    """Prints one page.
+class Renderer:
+    """Renders one page.
 
     Args:
-        site: whether pictures and style are files that the page points to, and not in the page.
+        site: whether the page links to images and style sheet as files, instead of embedding them.
     """
 
     def __init__(self, *, site: bool):
         self._site = site
         self._files: dict[str, bytes] = {}
 
-    def print(self, page: Page) -> dict[str, bytes]:
-        """Contents by path, relative to the report's folder; the page comes last."""
+    def render(self, page: ReportPage) -> dict[str, bytes]:
+        """Contents by path relative to the report's folder; the page comes last."""
         self._files = {}
-        pictures = {chart.name: self._chart(chart) for section in page.sections for chart in section.charts}
+        images = {chart.name: self._images(chart) for section in page.sections for chart in section.charts}
         html = pages.render(
-            "report.html", title=page.title, page=page, pictures=pictures, poster=self._poster, site=self._site
+            "report.html", title=page.title, page=page, images=images, poster=self._poster, site=self._site
         )
         if self._site:
             self._files[STYLE] = "\n".join(map(pages.render, _STYLES)).encode()
-            # GitHub would otherwise hand the files to Jekyll.
+            # Keeps GitHub Pages from running the site through Jekyll.
             self._files[NO_JEKYLL] = b""
         self._files[INDEX if self._site else PAGE] = html.encode()
         return self._files
 
-    def _chart(self, chart: Chart) -> list[_Picture]:
-        """Writes a chart's files; returns what the page shows of it."""
-        shown, drawn = [], []
+    def _images(self, chart: Chart) -> list[_Image]:
+        """Draw a chart's panels; returns what the page shows."""
+        images = []
         for panel in chart.all_panels:
-            svg, pixels = _drawn(panel)
+            svg = _svg(panel)
             name = f"{FIGURES}/{chart.name}{'-' if panel.name else ''}{panel.name}.svg"
             self._files[name] = svg
-            drawn.append(Image.fromarray(pixels))
-            width, height = (round(side * _CSS_PIXELS) for side in panel.size)
-            shown.append(_Picture(self._address(name, svg, "image/svg+xml"), panel.says, width, height))
-        key, panels = (None, drawn) if chart.key is None else (drawn[0], drawn[1:])
-        self._files[f"{FIGURES}/{chart.name}.png"] = _together(key, panels)
-        return shown
+            width, height = (round(side * _CSS_PIXELS_PER_INCH) for side in panel.size)
+            images.append(_Image(self._address(name, svg, "image/svg+xml"), panel.alt, width, height))
+        return images
 
-    def _poster(self, movie: Shown) -> str | None:
-        """Where a movie's poster is; None: none is shown."""
+    def _poster(self, movie: MovieCard) -> str | None:
+        """Address of a movie's poster; None: it is not shown."""
         if movie.poster is None:
             return None
-        # By content: ids come from tables, and are no safe names.
+        # Named by content, because an id from a user's table may not be safe as a file name.
         name = f"{POSTERS}/{hashlib.sha256(movie.poster).hexdigest()[:16]}.jpg"
         if self._site:
             self._files[name] = movie.poster
@@ -104,23 +97,10 @@ class Printer:
         return name if self._site else pages.data_uri(content, media_type)
 
 
-def _drawn(panel: Panel) -> tuple[bytes, np.ndarray]:
-    return drawing.svg_and_pixels(
-        lambda figure: panel.draw(figure.subplots()), panel.size, dpi=_PNG_DPI, settings=SETTINGS
-    )
+def _svg(panel: Panel) -> bytes:
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        panel.draw(axes)
+        axes.set_title(panel.title, loc="left")
 
-
-def _together(key: Image.Image | None, panels: Sequence[Image.Image]) -> bytes:
-    """Panels of one size beside and below each other as one PNG, with their key above them."""
-    num_columns = min(_COLUMNS, len(panels))
-    width, height = panels[0].size
-    top = 0 if key is None else key.height
-    whole = Image.new("RGB", (num_columns * width, top + -(-len(panels) // num_columns) * height), "white")
-    if key is not None:
-        whole.paste(key, (0, 0))
-    for place, panel in enumerate(panels):
-        row, column = divmod(place, num_columns)
-        whole.paste(panel, (column * width, top + row * height))
-    content = io.BytesIO()
-    whole.save(content, "PNG", optimize=True)
-    return content.getvalue()
+    return drawing.render_chart(draw, panel.size, "svg", SETTINGS)

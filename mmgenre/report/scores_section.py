@@ -1,215 +1,179 @@
-"""The section on scores: models beside each other, their differences, and each genre's scores and curves."""
+"""The section that compares models: overall scores, differences, scores per genre, precision-recall curves."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from mmgenre.evaluation.compare import differences, side_by_side
-from mmgenre.evaluation.job import Judged, Truth
+from mmgenre.evaluation.compare import comparison_rows, differences
+from mmgenre.evaluation.job import GroundTruth
 from mmgenre.labels import GENRES
-from mmgenre.report import charts as axes
-from mmgenre.report.blocks import Block, Chart, Missing, Panel, Part, Section, Table, Text
-from mmgenre.report.genre_intervals import GenreIntervals
-from mmgenre.report.thresholds import Cutoffs
-from mmgenre.report.training_section import Trained
+from mmgenre.report import charts
+from mmgenre.report.blocks import (
+    SMALL_PANEL,
+    Block,
+    Chart,
+    DataTable,
+    MissingInput,
+    Panel,
+    Paragraph,
+    Section,
+    Subsection,
+)
+from mmgenre.report.scored_model import UNKNOWN, ScoredModel
 from mmgenre.scoring.curves import precision_recall
-from mmgenre.scoring.metrics import GenreScores
 from mmgenre.text_tables import percent
 
-SMALL = (3.0, 2.4)
-_KINDS = ("plot", "poster", "plot + poster")
-_UNKNOWN = "not known"
+# Tables list models in this order.
+_INPUTS = ("plot", "poster", "plot + poster", UNKNOWN)
 
 
-@dataclass(frozen=True)
-class Scored:
-    """One model's predictions, scored.
+def scores_section(truth: GroundTruth | None, models: Mapping[str, ScoredModel], baseline: str | None) -> Section:
+    """Build the section.
 
     Args:
-        judged: the scores and what they were made from.
-        intervals: of the genres' scores.
-        cutoffs: that decided.
-        trained: what its checkpoint tells; None: it is not given.
+        truth: the movies and labels scored against; None: no predictions were given.
+        models: by name.
+        baseline: the model that the others are tested against.
     """
-
-    judged: Judged
-    intervals: GenreIntervals
-    cutoffs: Cutoffs
-    trained: Trained | None
-
-    @property
-    def genres(self) -> tuple[GenreScores, ...]:
-        """Each genre's scores."""
-        return self.judged.report.scores.genres
-
-    @property
-    def reads(self) -> str:
-        """What the model reads, in words."""
-        return _UNKNOWN if self.trained is None else self.trained.reads
-
-
-def scores_section(truth: Truth | None, models: Mapping[str, Scored], against: str | None) -> Section:
-    """All that is said of several models at once; `against`: the one that the others are tested against."""
     if truth is None:
-        way = "Give the predictions of a model: models.NAME.predictions=DIR, and for more of it its checkpoint: "
-        return Section("scores", "Scores", [Missing("Scores", f"{way}models.NAME.checkpoint=DIR.")])
+        remedy = "Give a model's predictions and checkpoint: models.NAME.predictions=DIR models.NAME.checkpoint=DIR."
+        return Section("scores", "Scores", [MissingInput("Scores", remedy)])
     config = truth.config
     having = "" if config.having == "any" else f" that have {config.having}"
-    text = f"{len(truth.labels):,} movies of split {config.split}{having}. Intervals are 95 % bootstrap intervals from "
-    text += f"{config.resamples:,} resamples of these movies: how far a score would move on other movies of their kind."
+    text = (
+        f"{len(truth.labels):,} movies of split {config.split}{having}. Intervals are 95 % bootstrap intervals, from "
+        f"{config.resamples:,} resamples of these movies."
+    )
     parts = [
-        Part("models", "Models side by side", _models(truth, models, against)),
-        Part("by-genre", "Genre by genre", [_intervals_chart(models), *_genre_tables(models)]),
-        Part("precision-recall", "Precision and recall", [_precision_recall(truth, models)]),
+        Subsection("models", "Model comparison", _comparison(truth, models, baseline)),
+        Subsection("by-genre", "Scores by genre", [_intervals_chart(models), *_genre_tables(models)]),
+        Subsection("precision-recall", "Precision-recall curves", [_precision_recall(truth, models)]),
     ]
-    return Section("scores", "Scores", [Text(text)], parts)
+    return Section("scores", "Scores", [Paragraph(text)], parts)
 
 
-def _models(truth: Truth, models: Mapping[str, Scored], against: str | None) -> list[Block]:
-    """Tables of text, poster and fusion models, in this order."""
-    order = [*_KINDS, _UNKNOWN]
-    ranked = sorted(models, key=lambda name: order.index(models[name].reads))
-    header, *rows = side_by_side({name: models[name].judged.report for name in ranked})
+def _comparison(truth: GroundTruth, models: Mapping[str, ScoredModel], baseline: str | None) -> list[Block]:
+    ranked = sorted(models, key=lambda name: _INPUTS.index(models[name].reads))
+    header, *rows = comparison_rows({name: models[name].predictions.report for name in ranked})
     table = [[name, models[name].reads, *cells] for name, (_, *cells) in zip(ranked, rows, strict=True)]
     blocks: list[Block] = [
-        Table("Scores of all models, by what they read.", [header[0], "reads", *header[1:]], table, texts=(1,)),
+        DataTable("Scores of all models, by input.", [header[0], "input", *header[1:]], table, text_columns=(1,)),
         _predictions_table(truth, models),
     ]
-    unknown = [name for name, model in models.items() if model.trained is None]
-    if unknown:
-        way = f"Give their checkpoints: {', '.join(f'models.{name}.checkpoint=DIR' for name in unknown)}."
-        blocks.append(Missing(f"What {', '.join(unknown)} read{'s' if len(unknown) == 1 else ''}", way))
-    if against is not None and len(models) > 1:
-        blocks.append(_differences_table(models, against))
-    elif len(models) == 1:
-        blocks.append(
-            Missing(
-                "Differences between models",
-                "Give the predictions of another model, too: models.OTHER.predictions=DIR.",
-            )
-        )
+    without = [name for name, model in models.items() if model.training is None]
+    if without:
+        remedy = f"Give their checkpoints: {', '.join(f'models.{name}.checkpoint=DIR' for name in without)}."
+        blocks.append(MissingInput(f"Inputs of {', '.join(without)}", remedy))
+    if len(models) == 1:
+        remedy = "Give the predictions of another model: models.OTHER.predictions=DIR."
+        blocks.append(MissingInput("Differences between models", remedy))
+    elif baseline is not None:
+        blocks.append(_differences_table(models, baseline))
     return blocks
 
 
-def _predictions_table(truth: Truth, models: Mapping[str, Scored]) -> Table:
+def _predictions_table(truth: GroundTruth, models: Mapping[str, ScoredModel]) -> DataTable:
     rows = []
     for name, model in models.items():
-        report = model.judged.report
-        statuses = ", ".join(
-            f"{status.replace('_', ' ')} {count:,}" for status, count in sorted(report.statuses.items())
-        )
-        dataset = None if model.trained is None else model.trained.card.dataset
-        same = _UNKNOWN if dataset is None else "this table" if dataset == truth.fingerprint else "another table"
-        rows.append([name, f"{report.unpredicted:,} ({percent(report.unpredicted, report.movies)})", statuses, same])
+        report = model.predictions.report
+        counts = sorted(report.statuses.items())
+        statuses = ", ".join(f"{status.replace('_', ' ')} {count:,}" for status, count in counts)
+        trained_on = UNKNOWN
+        if model.training is not None and model.training.card.dataset is not None:
+            trained_on = "this dataset" if model.training.card.dataset == truth.fingerprint else "another dataset"
+        unpredicted = f"{report.unpredicted:,} ({percent(report.unpredicted, report.movies)})"
+        rows.append([name, unpredicted, statuses, trained_on])
     caption = (
-        "What predictions rest on. Movies without one count as no genre at all. A model that learned from another "
-        "table may have learned from movies that it is scored on."
+        "Coverage. Movies without a prediction are scored as having no genre. A model trained on another dataset may "
+        "have seen the movies it is scored on."
     )
-    return Table(
-        caption, ["model", "movies without a prediction", "predictions rest on", "learned from"], rows, texts=(2, 3)
-    )
+    header = ["model", "movies without a prediction", "movies by available input", "trained on"]
+    return DataTable(caption, header, rows, text_columns=(2, 3))
 
 
-def _differences_table(models: Mapping[str, Scored], against: str) -> Table:
-    others = [name for name in models if name != against]
-    found = {name: differences(models[name].judged, models[against].judged) for name in others}
-    header = [f"difference from {against}", "macro F1", "mAP", "f1_of_averages"]
-    rows = [[name, *map(str, of_score.values())] for name, of_score in found.items()]
-    caption = (
-        f"How far each model is from {against} on the same movies, with 95 % interval, and p of a two-sided bootstrap "
-    )
-    caption += "test that there is no difference."
-    return Table(caption, header, rows)
+def _differences_table(models: Mapping[str, ScoredModel], baseline: str) -> DataTable:
+    compared = {
+        name: differences(model.predictions, models[baseline].predictions)
+        for name, model in models.items()
+        if name != baseline
+    }
+    header = [f"difference from {baseline}", "macro F1", "mAP", "f1_of_averages"]
+    rows = [[name, *map(str, by_score.values())] for name, by_score in compared.items()]
+    caption = f"Differences from {baseline} on the same movies, with 95 % intervals and p-values of a two-sided "
+    return DataTable(f"{caption}bootstrap test.", header, rows)
 
 
-def _intervals_chart(models: Mapping[str, Scored]) -> Chart:
-    names, scored = list(models), list(models.values())
-    size = (3.6, max(2.9, 0.6 + 9 * (0.14 * len(models) + 0.1)))
+def _intervals_chart(models: Mapping[str, ScoredModel]) -> Chart:
+    size = (3.6, max(2.9, 0.6 + len(GENRES) * (0.14 * len(models) + 0.1)))
     panels = []
-    for score, limits_of in (("f1", "f1"), ("precision", "precision"), ("recall", "recall")):
-        values = np.array([[getattr(one, score) for one in model.genres] for model in scored])
-        limits = np.array([getattr(model.intervals, limits_of) for model in scored])
-        panels.append(_interval_panel(score, values, limits, names, size))
-    caption = "Each genre's F1, precision and recall, as decided; lines are 95 % intervals."
-    return Chart("scores-by-genre", caption, panels, _key(names, with_lines=False) if len(names) > 1 else None)
+    for score in ("f1", "precision", "recall"):
+        values = np.array([[getattr(scores, score) for scores in model.genres] for model in models.values()])
+        limits = np.array([model.intervals[score] for model in models.values()])
+        panels.append(_interval_panel(score, values, limits, size))
+    caption = "F1, precision and recall per genre, with 95 % intervals."
+    return Chart(
+        "scores-by-genre", caption, panels, _legend(list(models), with_lines=False) if len(models) > 1 else None
+    )
 
 
-def _interval_panel(
-    score: str, values: np.ndarray, limits: np.ndarray, names: Sequence[str], size: tuple[float, float]
-) -> Panel:
+def _interval_panel(score: str, values: np.ndarray, limits: np.ndarray, size: tuple[float, float]) -> Panel:
     title = "F1" if score == "f1" else score
-    model, best = (int(place) for place in np.unravel_index(int(values.argmax()), values.shape))
-    worst = int(values[model].argmin())
-    says = f"The highest {title} is {names[model]}'s of {GENRES[best]}: {values[model, best]:.3f}; its lowest is of "
-    says += f"{GENRES[worst]}: {values[model, worst]:.3f}."
-
-    def draw(drawn: Axes) -> None:
-        axes.draw_intervals(drawn, GENRES, values, limits)
-        drawn.set_title(title, loc="left")
-
-    return Panel(score, says, draw, size)
+    best = GENRES[int(values.max(axis=0).argmax())]
+    alt = f"{title} is highest for {best}: {values.max():.3f}."
+    return Panel(score, alt, lambda axes: charts.draw_intervals(axes, GENRES, values, limits), title, size)
 
 
-def _genre_tables(models: Mapping[str, Scored]) -> list[Block]:
+def _genre_tables(models: Mapping[str, ScoredModel]) -> list[Block]:
     header = ["genre", "precision", "recall", "F1", "AP", "movies", "predicted"]
+    collapsed = len(models) > 1
     return [
-        Table(f"{name}: scores of each genre with 95 % intervals.", header, genre_rows(model), folded=len(models) > 1)
+        DataTable(f"{name}: scores per genre with 95 % intervals.", header, genre_rows(model), collapsed=collapsed)
         for name, model in models.items()
     ]
 
 
-def genre_rows(model: Scored) -> list[list[str]]:
-    """A row for each genre: its scores with intervals."""
-    found = model.intervals
-    return [
-        [
-            one.genre,
-            _with_interval(one.precision, found.precision[place]),
-            _with_interval(one.recall, found.recall[place]),
-            _with_interval(one.f1, found.f1[place]),
-            "-" if one.average_precision is None else f"{one.average_precision:.3f}",
-            f"{one.support:,}",
-            f"{one.predicted:,}",
-        ]
-        for place, one in enumerate(model.genres)
-    ]
+def genre_rows(model: ScoredModel) -> list[list[str]]:
+    """Scores with intervals, one row per genre."""
+    rows = []
+    for column, scores in enumerate(model.genres):
+        cells = []
+        for name in ("precision", "recall", "f1"):
+            low, high = model.intervals[name][column]
+            cells.append(f"{getattr(scores, name):.3f} [{low:.3f}, {high:.3f}]")
+        average = "-" if scores.average_precision is None else f"{scores.average_precision:.3f}"
+        rows.append([scores.genre, *cells, average, f"{scores.support:,}", f"{scores.predicted:,}"])
+    return rows
 
 
-def _with_interval(value: float, limits: np.ndarray) -> str:
-    return f"{value:.3f} [{limits[0]:.3f}, {limits[1]:.3f}]"
-
-
-def _precision_recall(truth: Truth, models: Mapping[str, Scored]) -> Chart:
-    panels = [_curve_panel(place, truth, models) for place in range(len(GENRES))]
+def _precision_recall(truth: GroundTruth, models: Mapping[str, ScoredModel]) -> Chart:
+    panels = [_curve_panel(column, truth.labels[:, column], models) for column in range(len(GENRES))]
     caption = (
-        "Precision and recall of each genre at every cut-off. The marked point is what was decided; the dotted line is "
+        "Precision and recall per genre over all thresholds. The marker is the threshold in use; the dotted line is "
+        "random guessing, whose precision is the share of movies with the genre."
     )
-    caption += "what guessing brings: the share of movies that have the genre."
-    return Chart("precision-recall", caption, panels, _key(list(models)))
+    return Chart("precision-recall", caption, panels, _legend(list(models)))
 
 
-def _curve_panel(place: int, truth: Truth, models: Mapping[str, Scored]) -> Panel:
-    genre, labels = GENRES[place], truth.labels[:, place]
-    curves = {name: precision_recall(model.judged.probabilities[:, place], labels) for name, model in models.items()}
-    points = {name: (model.genres[place].recall, model.genres[place].precision) for name, model in models.items()}
-    known = {name: one for name, model in models.items() if (one := model.genres[place].average_precision) is not None}
-    says = f"No movie has the genre {genre}."
-    if known:
-        best = max(known, key=lambda name: known[name])
-        recall, precision = points[best]
-        says = f"{genre}: {best} has the highest average precision, {known[best]:.3f}; as decided its precision is "
-        says += f"{precision:.3f} and its recall {recall:.3f}."
+def _curve_panel(column: int, labels: np.ndarray, models: Mapping[str, ScoredModel]) -> Panel:
+    genre, scores = GENRES[column], [model.genres[column] for model in models.values()]
+    curves = [precision_recall(model.predictions.probabilities[:, column], labels) for model in models.values()]
+    points = [(score.recall, score.precision) for score in scores]
+    averages = [
+        f"{name} {score.average_precision:.3f}"
+        for name, score in zip(models, scores, strict=True)
+        if score.average_precision is not None
+    ]
+    alt = f"{genre}: average precision {', '.join(averages)}." if averages else f"No movie has the genre {genre}."
+    prevalence = float((labels != 0).mean())
 
-    def draw(drawn: Axes) -> None:
-        axes.draw_precision_recall(drawn, list(curves.values()), list(points.values()), float((labels != 0).mean()))
-        drawn.set_title(genre, loc="left")
+    def draw(axes: Axes) -> None:
+        charts.draw_precision_recall(axes, curves, points, prevalence)
 
-    return Panel(axes.slug(genre), says, draw, SMALL)
+    return Panel(charts.slug(genre), alt, draw, genre, SMALL_PANEL)
 
 
-def _key(names: Sequence[str], *, with_lines: bool = True) -> Panel:
-    says = f"Key of the charts that follow: {', '.join(names)}."
+def _legend(names: Sequence[str], *, with_lines: bool = True) -> Panel:
     size = (3.6, 0.12 + 0.17 * len(names))
-    return Panel("key", says, lambda drawn: axes.draw_key(drawn, names, with_lines=with_lines), size)
+    alt = f"Legend: {', '.join(names)}."
+    return Panel("legend", alt, lambda axes: charts.draw_legend(axes, names, with_lines=with_lines), size=size)

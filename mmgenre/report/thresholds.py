@@ -1,4 +1,4 @@
-"""The cut-offs by which predictions were decided, where one of each genre decided for all movies."""
+"""The thresholds a model's predictions were decided with, where a single one per genre applied to all movies."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,28 +11,32 @@ _FITTED = (None, "per_genre", "global")
 
 
 @dataclass(frozen=True)
-class Cutoffs:
-    """What decided.
+class ThresholdsInUse:
+    """One threshold per genre.
 
     Args:
-        values: shape (9,); None: no cut-off by itself decided.
-        says: where they are from, or why there are none.
+        values: shape (9,); None: the decision did not rest on one threshold per genre.
+        origin: where they come from, or why there are none.
     """
 
     values: np.ndarray | None
-    says: str
+    origin: str
 
     @classmethod
-    def of(cls, predictions: Manifest, statuses: Iterable[str]) -> "Cutoffs":
-        """Those of a PREDICTIONS table; statuses: of the movies that are looked at."""
-        asked, recorded = predictions.recipe.finish, predictions.notes.get("cutoffs")
+    def of(cls, predictions: Manifest, statuses: Iterable[str]) -> "ThresholdsInUse":
+        """Read them from the manifest of a PREDICTIONS table; `statuses` are those of the scored movies."""
+        config, recorded = predictions.recipe.finish, predictions.notes.get("cutoffs")
         if recorded is None:
-            return cls(None, "The predictions have no cut-offs recorded with them.")
-        if asked.get("top_k") is not None:
-            return cls(None, f"None is marked: at most the {asked['top_k']} most probable genres were given (top_k).")
-        found = [recorded[status] for status in statuses if status in recorded]
-        if not found or any(one != found[0] for one in found):
-            return cls(None, "None is marked: where plot or poster is missing, other cut-offs decide.")
-        is_fitted = asked.get("thresholds") in _FITTED and not asked.get("min_probability")
-        origin = "which was fitted on the validation split" if is_fitted else "which jobs/tag.py was given"
-        return cls(np.array(found[0]), f"The dot is the cut-off in use, {origin}.")
+            return cls(None, "No thresholds are recorded with the predictions.")
+        if config.get("top_k") is not None:
+            return cls(
+                None, f"No threshold is marked, because only the top {config['top_k']} genres were kept (top_k)."
+            )
+        thresholds = [recorded[status] for status in statuses if status in recorded]
+        if not thresholds or any(other != thresholds[0] for other in thresholds):
+            return cls(
+                None, "No threshold is marked, because movies without plot or poster have thresholds of their own."
+            )
+        is_fitted = config.get("thresholds") in _FITTED and not config.get("min_probability")
+        origin = "fitted on the validation split" if is_fitted else "given to jobs/tag.py"
+        return cls(np.array(thresholds[0]), f"The dot is the threshold in use, {origin}.")

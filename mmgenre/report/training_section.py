@@ -1,154 +1,150 @@
-"""The section on training: what each epoch brought, and the rates that weights were changed with."""
+"""The section on training: loss and scores per epoch, and learning rates per step."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib.axes import Axes
+
 from mmgenre.errors import InputError
 from mmgenre.models.checkpoint import Card, read_card
-from mmgenre.report import charts as axes
-from mmgenre.report.blocks import Block, Chart, Missing, Panel, Part, Section, Table, Text
+from mmgenre.report import charts
+from mmgenre.report.blocks import Block, Chart, DataTable, MissingInput, Panel, Paragraph, Section, Subsection
 from mmgenre.tables import storage
-from mmgenre.training.state import Epoch, Progress
+from mmgenre.text_tables import three_decimals
+from mmgenre.training.state import EpochMetrics, TrainingProgress
 
 HISTORY = "history.json"
 _TENSORBOARD = "tensorboard"
-# What a journal calls them, and people.
-_RATES = {"train/lr_head": "head", "train/lr_bottom": "lowest layer"}
-_MOST_POINTS = 300
+# Tags of TensorBoard, and what they are called on the page.
+_RATE_TAGS = {"train/lr_head": "head", "train/lr_bottom": "lowest layer"}
+_MAX_POINTS = 300
+Curve = tuple[Sequence[float], Sequence[float]]
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a checkpoint tells of its training.
+class TrainingRecord:
+    """The record of a training that its checkpoint holds.
 
     Args:
         card: of the checkpoint.
-        history: an epoch after the other; None: the file is not there.
-        rates: steps and learning rates, by what they are of; empty where there are none.
+        history: one entry per epoch; empty for families without epochs; None: the file is missing.
+        rates: steps and learning rates of each part of the model; empty if they were not logged.
     """
 
     card: Card
-    history: tuple[Epoch, ...] | None
-    rates: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    history: tuple[EpochMetrics, ...] | None
+    rates: Mapping[str, Curve]
 
     @classmethod
-    def of(cls, directory: str) -> "Trained":
-        """Read from a checkpoint's folder.
+    def read(cls, directory: str) -> "TrainingRecord":
+        """Read a checkpoint's folder.
 
         Raises:
-            InputError: there is none, or its history is none.
+            InputError: the folder is not a checkpoint, or its history cannot be parsed.
         """
         card, names = read_card(directory), storage.names_in(directory)
         if HISTORY not in names:
             return cls(card, None, {})
         location = storage.join(directory, HISTORY)
         try:
-            progress = Progress.model_validate_json(storage.read_bytes(location))
+            progress = TrainingProgress.model_validate_json(storage.read_bytes(location))
         except ValueError:
-            raise InputError(f"{location}: not the history of a training; train again, or take the file away") from None
-        rates = _rates(storage.join(directory, _TENSORBOARD)) if _TENSORBOARD in names else {}
+            raise InputError(f"{location}: not a training history; train again, or delete the file") from None
+        rates = _read_rates(storage.join(directory, _TENSORBOARD)) if _TENSORBOARD in names else {}
         return cls(card, progress.history, rates)
 
     @property
     def reads(self) -> str:
-        """What the model reads of a movie, in words."""
+        """The model's inputs: plot, poster or both."""
         columns = self.card.model.columns
-        return " + ".join([*(["plot"] if "plot" in columns else []), *(["poster"] if "image" in columns else [])])
+        return " + ".join(name for name, column in (("plot", "plot"), ("poster", "image")) if column in columns)
 
 
-def training_section(trained: Mapping[str, Trained | None]) -> Section:
-    """A part for each model; None: no checkpoint was given."""
+def training_section(records: Mapping[str, TrainingRecord | None]) -> Section:
+    """One subsection per model; None: no checkpoint was given for it."""
+    if not records:
+        remedy = "Give a model's predictions and checkpoint: models.NAME.predictions=DIR models.NAME.checkpoint=DIR."
+        return Section("training", "Training", [MissingInput("Training", remedy)])
     parts = [
-        Part(f"training-{place}", name, _model(place, name, one)) for place, (name, one) in enumerate(trained.items())
+        Subsection(f"training-{index}", name, _blocks(index, name, record))
+        for index, (name, record) in enumerate(records.items())
     ]
-    if not parts:
-        return Section(
-            "training", "Training", [Missing("Training", "Give the checkpoint of a model: models.NAME.checkpoint=DIR.")]
-        )
-    return Section("training", "Training", parts=parts)
+    return Section("training", "Training", subsections=parts)
 
 
-def _model(place: int, name: str, found: Trained | None) -> list[Block]:
-    if found is None:
-        return [Missing(f"How {name} was trained", f"Give its checkpoint: models.{name}.checkpoint=DIR.")]
-    if found.history is None:
-        way = f"The checkpoint has no {HISTORY}; jobs/train.py writes it beside the weights."
-        return [Missing(f"How {name} was trained", way)]
-    if not found.history:
-        return [Text(f"{name} ({found.card.model.family}) is fitted at once: there are no epochs to show.")]
-    return [_chart(place, name, found), _table(found.history)]
+def _blocks(index: int, name: str, record: TrainingRecord | None) -> list[Block]:
+    content = f"Training of {name}"
+    if record is None:
+        return [MissingInput(content, f"Give its checkpoint: models.{name}.checkpoint=DIR.")]
+    if record.history is None:
+        return [MissingInput(content, f"The checkpoint has no {HISTORY}, which jobs/train.py writes.")]
+    if not record.history:
+        return [Paragraph(f"{name} ({record.card.model.family}) is fitted in one step, without epochs.")]
+    return [_chart(index, name, record.history, record.rates), _table(record.history)]
 
 
-def _chart(place: int, name: str, found: Trained) -> Chart:
-    history = found.history or ()
-    numbers = [epoch.epoch for epoch in history]
-    best = max(history, key=lambda epoch: epoch.macro_f1)
+def _chart(index: int, name: str, history: Sequence[EpochMetrics], rates: Mapping[str, Curve]) -> Chart:
     lowest = min(history, key=lambda epoch: epoch.val_loss)
-    losses = {
-        "training": (numbers, [one.loss for one in history]),
-        "validation": (numbers, [one.val_loss for one in history]),
-    }
-    scores = {
-        "macro F1": (numbers, [one.macro_f1 for one in history]),
-        "mAP": (numbers, [one.mean_average_precision for one in history]),
-    }
-    says_loss = (
-        f"The validation loss of {name} is lowest after epoch {lowest.epoch} of {len(history)}: {lowest.val_loss:.4f}."
-    )
-    says_scores = f"The macro F1 of {name} is highest after epoch {best.epoch} of {len(history)}: {best.macro_f1:.3f}, "
-    says_scores += f"with a mAP of {best.mean_average_precision:.3f}."
+    best = max(history, key=lambda epoch: epoch.macro_f1)
     panels = [
-        Panel("loss", says_loss, lambda drawn: axes.draw_curves(drawn, losses, ("epoch", "loss"))),
+        Panel(
+            "loss",
+            f"{name}: validation loss is lowest after epoch {lowest.epoch} of {len(history)}: {lowest.val_loss:.4f}.",
+            _by_epoch(history, {"training": "loss", "validation": "val_loss"}, "loss"),
+        ),
         Panel(
             "scores",
-            says_scores,
-            lambda drawn: axes.draw_curves(drawn, scores, ("epoch", "score of the validation split")),
+            f"{name}: macro F1 is highest after epoch {best.epoch} of {len(history)}: {best.macro_f1:.3f}.",
+            _by_epoch(history, {"macro F1": "macro_f1", "mAP": "mean_average_precision"}, "validation score"),
         ),
     ]
-    if found.rates:
-        tops = ", ".join(f"{what} {max(values):.2g}" for what, (_, values) in found.rates.items())
-        says_rates = f"Learning rates of {name} at their highest: {tops}."
-        panels.append(Panel("rates", says_rates, lambda drawn: axes.draw_rates(drawn, found.rates)))
-    caption = (
-        f"{name}: by epoch, the loss (mean binary cross-entropy), and the scores of the validation split at thresholds "
-        "fitted on other folds of it." + (" By step, the learning rates." if found.rates else "")
-    )
-    return Chart(f"training-{place}-{axes.slug(name)}", caption, panels)
+    caption = f"{name}: loss (mean binary cross-entropy) and validation scores per epoch. Thresholds are cross-fitted."
+    if rates:
+        peaks = ", ".join(f"{part} {max(values):.2g}" for part, (_, values) in rates.items())
+        alt = f"{name}: peak learning rates: {peaks}."
+        panels.append(Panel("rates", alt, lambda axes: charts.draw_lines(axes, rates, "step", "learning rate")))
+        caption += " Learning rates per step."
+    return Chart(f"training-{index}-{charts.slug(name)}", caption, panels)
 
 
-def _table(history: Sequence[Epoch]) -> Table:
+def _by_epoch(history: Sequence[EpochMetrics], fields: Mapping[str, str], ylabel: str) -> Callable[[Axes], None]:
+    """Draw fields of EpochMetrics, given by the name of their line."""
+    numbers = [epoch.epoch for epoch in history]
+    lines = {name: (numbers, [getattr(epoch, field) for epoch in history]) for name, field in fields.items()}
+    return lambda axes: charts.draw_lines(axes, lines, "epoch", ylabel)
+
+
+def _table(history: Sequence[EpochMetrics]) -> DataTable:
     header = ["epoch", "loss", "val loss", "macro F1", "mAP", "micro F1", "rows/s", "seconds"]
     rows = [
         [
-            str(one.epoch),
-            f"{one.loss:.4f}",
-            f"{one.val_loss:.4f}",
-            f"{one.macro_f1:.3f}",
-            f"{one.mean_average_precision:.3f}",
-            f"{one.micro_f1:.3f}",
-            f"{one.rows_per_second:,.0f}",
-            f"{one.seconds:,.1f}",
+            str(epoch.epoch),
+            f"{epoch.loss:.4f}",
+            f"{epoch.val_loss:.4f}",
+            *three_decimals(epoch.macro_f1, epoch.mean_average_precision, epoch.micro_f1),
+            f"{epoch.rows_per_second:,.0f}",
+            f"{epoch.seconds:,.1f}",
         ]
-        for one in history
+        for epoch in history
     ]
-    return Table("What each epoch brought.", header, rows, folded=True)
+    return DataTable("Loss and scores per epoch.", header, rows, collapsed=True)
 
 
-def _rates(directory: str) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
-    """Learning rates of TensorBoard's events, at no more steps than can be seen."""
-    # Steps that a training did again after it was stopped are left out without a word.
+def _read_rates(directory: str) -> dict[str, Curve]:
+    """Learning rates from TensorBoard event files, thinned to at most _MAX_POINTS steps."""
+    # TensorBoard warns about steps that were repeated after a resume.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped] # noqa: PLC0415
 
     with storage.local_copy(directory) as folder:
         events: Any = event_accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0})
         events.Reload()
-        found: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
-        for tag, what in _RATES.items():
+        rates: dict[str, Curve] = {}
+        for tag, part in _RATE_TAGS.items():
             scalars = events.Scalars(tag) if tag in events.Tags()["scalars"] else []
-            kept = scalars[:: max(1, -(-len(scalars) // _MOST_POINTS))]
-            if kept:
-                found[what] = ([one.step for one in kept], [one.value for one in kept])
-    return found
+            thinned = scalars[:: max(1, -(-len(scalars) // _MAX_POINTS))]
+            if thinned:
+                rates[part] = ([event.step for event in thinned], [event.value for event in thinned])
+    return rates

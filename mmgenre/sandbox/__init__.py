@@ -1,1 +1,1 @@
-"""The outside world of the demo and the tests: a generated catalogue, and a local server like TMDB and OMDb."""
+"""Replaces the outside world in the demo and the tests: a generated catalogue, and a local TMDB and OMDb server."""

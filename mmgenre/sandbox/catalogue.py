@@ -1,6 +1,6 @@
-"""A catalogue in IMDb's format: the dump itself, and the movies a provider knows.
+"""Generates a catalogue in IMDb's format, and the movies that a provider knows.
 
-`write_dump` writes only the dump, of any length and with the proportions of the real one.
+`write_dump` writes only the dump, with any number of rows in the proportions of the real one.
 """
 
 import gzip
@@ -37,7 +37,7 @@ COLUMNS = (
 NULL = r"\N"
 
 _CHUNK_ROWS = 250_000
-# Rows in a thousand, about as IMDb has them.
+# Rows per thousand, approximately those of IMDb.
 _TYPES = {
     "tvEpisode": 758,
     "short": 93,
@@ -59,7 +59,7 @@ _COMMON_GENRES = (
     + ["Romance", "Animation", "Crime", "Action", "Adventure", "Game-Show", "Music"] * 2
     + ["Horror", "Thriller", "Sci-Fi", "Mystery", "Fantasy", "Sport", "History", "Biography", "War", "Western", "Adult"]
 )
-# Movies that are not for a catalogue of the nine genres.
+# Genres of movies that do not belong in a catalogue of the nine genres.
 _OUTSIDE_GENRES = (
     "Documentary",
     "Biography,Documentary",
@@ -89,20 +89,18 @@ _ENDINGS = (
 
 
 class SandboxConfig(Config):
-    """What a generated catalogue holds; the same settings give the same files, byte for byte."""
+    """Contents of a generated catalogue; equal settings give byte-identical files."""
 
-    movies: int = Field(3000, gt=0, description="rows of grown-up cinema movies, with their nine genres or none listed")
+    movies: int = Field(3000, gt=0, description="rows of movies, listed with some of the nine genres or with none")
     other_titles: int = Field(1500, ge=0, description="rows of episodes, shorts, documentaries, adult titles and so on")
     seed: int = 0
-    malformed: float = Field(
-        0.002, ge=0, lt=1, description="further rows that no reader can use, as a share of the rest"
-    )
+    malformed: float = Field(0.002, ge=0, lt=1, description="additional malformed rows, as a share of the others")
 
 
 def generate(config: SandboxConfig, directory: str) -> None:
-    """Write `title.basics.tsv.gz` and, last, `movies.parquet` into a folder, replacing those there.
+    """Write `title.basics.tsv.gz` and, last, `movies.parquet` to a folder, replacing existing files.
 
-    The second holds the movies a provider knows, with the genres they truly have.
+    `movies.parquet` contains the movies that a provider knows, with their true genres.
     """
     random = Random(config.seed)  # noqa: S311 - repeatable, not secret
     generator = np.random.default_rng(config.seed)
@@ -111,24 +109,24 @@ def generate(config: SandboxConfig, directory: str) -> None:
     generator.shuffle(parts)
     rows = _draw_rows(_draw_types(parts, generator), generator, after=0).to_pandas()
     rows.loc[parts == "movie", "genres"] = movies["listed"].to_numpy()
-    outsiders = (parts == "other") & (rows["titleType"] == "movie")
-    rows.loc[outsiders, "genres"] = generator.choice(_OUTSIDE_GENRES, outsiders.sum())
+    is_outside = (parts == "other") & (rows["titleType"] == "movie")
+    rows.loc[is_outside, "genres"] = generator.choice(_OUTSIDE_GENRES, is_outside.sum())
     rows["isAdult"] = np.where(rows["genres"].str.contains("Adult"), "1", "0")
-    storage.write_bytes(storage.join(directory, DUMP), _compress(_spoil(rows, parts, random)))
+    storage.write_bytes(storage.join(directory, DUMP), _compress(_to_lines(rows, parts, random)))
     listed = rows[parts == "movie"].reset_index(drop=True)
     storage.write_bytes(storage.join(directory, MOVIES), _served(listed, movies))
 
 
 def write_dump(path: str, rows: int, seed: int) -> None:
-    """Write a dump alone, to a path or URI: for measuring what reads it.
+    """Write only a dump, to a path or URI, for benchmarks of its readers.
 
-    12 million rows are about 1 GB before compression; memory use does not grow with their number.
+    12 million rows are about 1 GB before compression; memory use does not depend on the number of rows.
     """
     generator = np.random.default_rng(seed)
     shares = np.array(list(_TYPES.values())) / sum(_TYPES.values())
-    filesystem, place = storage.resolve(path)
+    filesystem, location = storage.resolve(path)
     last = 0
-    with filesystem.open_output_stream(place, compression=None) as stream, _gzip(stream, level=1) as dump:
+    with filesystem.open_output_stream(location, compression=None) as stream, _gzip(stream, level=1) as dump:
         dump.write(_HEADER)
         for start in range(0, rows, _CHUNK_ROWS):
             types = generator.choice(len(_TYPES), min(_CHUNK_ROWS, rows - start), p=shares)
@@ -143,20 +141,20 @@ def _part_sizes(config: SandboxConfig) -> list[int]:
 
 
 def _draw_types(parts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """For each row the position of its title type in _TYPES; other titles are far more varied than in a real dump."""
+    """Index into _TYPES for each row; the types of other titles are more evenly mixed than in a real dump."""
     names = list(_TYPES)
-    # TV movies belong in a catalogue of movies, and no provider would know these.
-    others = [place for place, name in enumerate(names) if name != "tvMovie"]
+    # TV movies would be part of the catalogue, but no provider would know these.
+    others = [index for index, name in enumerate(names) if name != "tvMovie"]
     return np.where(parts == "other", generator.choice(others, len(parts)), names.index("movie"))
 
 
 def _draw_rows(types: np.ndarray, generator: np.random.Generator, after: int) -> pa.Table:
-    """One row of text for each title type (position in _TYPES), ids ascending from `after`."""
+    """One row of text per title type (an index into _TYPES); ids ascend from `after`."""
     count = len(types)
     numbers = after + np.cumsum(generator.integers(1, 4, count))
     names = _take(list(_TYPES), types)
     title = _draw_titles(names, generator)
-    # Years crowd towards the present, as they do in IMDb.
+    # Recent years are more frequent, as in IMDb.
     years = 2025 - np.minimum(generator.exponential(14, count), 130).astype(int)
     years_lasted = np.minimum(generator.integers(0, 12, count), 2025 - years)
     ended = pc.and_(pc.equal(names, "tvSeries"), pa.array(generator.random(count) < 0.5))
@@ -197,14 +195,14 @@ def _draw_runtimes(types: np.ndarray, generator: np.random.Generator) -> pa.Arra
 
 @cache
 def _title_pools() -> tuple[list[str], list[str]]:
-    """What titles begin and end with."""
+    """First and last parts of titles."""
     beginnings = ["".join(words) for words in product(_ARTICLES, _ADJECTIVES)]
     return beginnings, ["".join(words) for words in product(_NOUNS, _ENDINGS)]
 
 
 @cache
 def _genre_pool() -> list[str]:
-    """Genre columns: one to three genres, in alphabetical order."""
+    """Values of the genres column: one to three genres, in alphabetical order."""
     random = Random(0)  # noqa: S311 - repeatable, not secret
     drawn = (random.sample(_COMMON_GENRES, random.choice((1, 2, 2, 3, 3))) for _ in range(5000))
     return [",".join(sorted(set(genres))) for genres in drawn]
@@ -214,8 +212,8 @@ def _pick(pool: Sequence[str], generator: np.random.Generator, count: int) -> pa
     return _take(pool, generator.integers(0, len(pool), count))
 
 
-def _take(pool: Sequence[str], positions: np.ndarray) -> pa.Array:
-    return pa.array(pool).take(pa.array(positions))
+def _take(pool: Sequence[str], indices: np.ndarray) -> pa.Array:
+    return pa.array(pool).take(pa.array(indices))
 
 
 def _or_null(values: pa.Array, share: float, generator: np.random.Generator) -> pa.Array:
@@ -225,19 +223,19 @@ def _or_null(values: pa.Array, share: float, generator: np.random.Generator) -> 
 def _lines(table: pa.Table) -> memoryview:
     """The rows as bytes of tab-separated lines."""
     joined = pc.binary_join_element_wise(*(table[name].combine_chunks() for name in COLUMNS), "\t")
-    # Lines lie one after the other in an Arrow text column: its data is the file.
+    # An Arrow text column stores its values back to back: its data buffer is the text of the file.
     lines = pc.binary_join_element_wise(joined, "", "\n").cast(pa.large_string())
     return memoryview(lines.buffers()[2])[: pc.sum(pc.binary_length(lines)).as_py()]
 
 
-def _spoil(rows: pd.DataFrame, parts: np.ndarray, random: Random) -> bytes:
-    """The rows as lines, those meant to be malformed made so, and a few movies twice."""
-    lines = ["\t".join(row) for row in rows.itertuples(index=False)]
+def _to_lines(rows: pd.DataFrame, parts: np.ndarray, random: Random) -> bytes:
+    """The rows as lines of text; some malformed as `parts` says, and a few movies duplicated."""
+    lines = ["\t".join(fields) for fields in rows.itertuples(index=False)]
     movies = np.flatnonzero(parts == "movie").tolist()
-    for place in np.flatnonzero(parts == "malformed").tolist():
-        lines[place] = _malform(lines[place], random)
-    for place in random.sample(movies, min(len(movies), 2 + len(movies) // 1000)):
-        lines[place] = f"{lines[place]}\n{lines[place]}"
+    for row in np.flatnonzero(parts == "malformed").tolist():
+        lines[row] = _malform(lines[row], random)
+    for row in random.sample(movies, min(len(movies), 2 + len(movies) // 1000)):
+        lines[row] = f"{lines[row]}\n{lines[row]}"
     return _HEADER + "".join(f"{line}\n" for line in lines).encode()
 
 
@@ -255,10 +253,10 @@ def _malform(line: str, random: Random) -> str:
 
 
 def _served(listed: pd.DataFrame, movies: pd.DataFrame) -> pa.Buffer:
-    """The movies a provider knows, as a Parquet file."""
+    """The movies that a provider knows, as a Parquet file."""
     years = pd.to_numeric(listed["startYear"], errors="coerce").astype("Int16")
-    named = movies.assign(tconst=listed["tconst"], title=listed["primaryTitle"], year=years)
-    known = named.loc[named["known"], SERVED.names]
+    titled = movies.assign(tconst=listed["tconst"], title=listed["primaryTitle"], year=years)
+    known = titled.loc[titled["known"], SERVED.names]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pandas(known, schema=SERVED, preserve_index=False), sink, compression="zstd")
     return sink.getvalue()
@@ -272,7 +270,7 @@ def _compress(content: bytes) -> bytes:
 
 
 def _gzip(stream: BinaryIO, level: int) -> gzip.GzipFile:
-    """A compressed stream without name and time, so that equal content gives equal bytes."""
+    """A gzip stream without file name and time, so that equal content gives equal bytes."""
     return gzip.GzipFile(filename="", fileobj=stream, mode="wb", compresslevel=level, mtime=0)
 
 

@@ -1,4 +1,4 @@
-"""Things that go wrong between a client and a server: which title they hit is drawn, and drawn the same way again."""
+"""Faults of the API server. Which titles they hit is pseudo-random but reproducible."""
 
 import asyncio
 import hashlib
@@ -27,59 +27,64 @@ _DEEP = "[" * 1_000_000
 _CLOSED_PORT = "http://127.0.0.1:1/"
 
 
-class Odds(Config, Generic[Kind]):
-    """How much goes wrong: a thing's first attempts may fail, later ones succeed, except where it fails for good."""
+class FaultOdds(Config, Generic[Kind]):
+    """Probabilities of faults: the first attempts for an item may fail, later ones succeed unless it always fails."""
 
-    rate: float = Field(0, ge=0, le=1, description="chance of a fault in each of a thing's first attempts")
-    attempts: int = Field(2, ge=1, description="attempts that can fail; the next one succeeds")
-    permanent: float = Field(0, ge=0, le=1, description="share of things that fail every time")
+    rate: float = Field(0, ge=0, le=1, description="probability of a fault in each of an item's first attempts")
+    attempts: int = Field(2, ge=1, description="number of attempts that can fail; the next one succeeds")
+    permanent: float = Field(0, ge=0, le=1, description="share of items that always fail")
     kinds: tuple[Kind, ...] = Field(min_length=1)
     seed: int = 0
 
     def draw(self, name: str, attempt: int) -> Kind | None:
-        """The fault that hits the attempt (from 1) to get a named thing, or None."""
-        permanent = self._chance(name, "permanent") < self.permanent
-        if permanent or (attempt <= self.attempts and self._chance(name, attempt) < self.rate):
-            return self.kinds[int(self._chance(name, attempt, "kind") * len(self.kinds))]
+        """The fault of an attempt (counted from 1) to get an item, or None."""
+        permanent = self._uniform(name, "permanent") < self.permanent
+        if permanent or (attempt <= self.attempts and self._uniform(name, attempt) < self.rate):
+            return self.kinds[int(self._uniform(name, attempt, "kind") * len(self.kinds))]
         return None
 
-    def _chance(self, *parts: object) -> float:
-        """A number in [0, 1) that depends on the seed and the parts alone."""
+    def _uniform(self, *parts: object) -> float:
+        """A number in [0, 1) determined by the seed and the parts."""
         digest = hashlib.sha256(repr((self.seed, *parts)).encode()).digest()
         return int.from_bytes(digest[:4]) / 2**32
 
 
-class FaultsConfig(Odds[Fault]):
-    """What goes wrong with the answers of the APIs; a title is drawn as `<endpoint> <id>`, such as `find tt0111161`."""
+class FaultsConfig(FaultOdds[Fault]):
+    """Faults of API responses; the item of a title is named `<endpoint> <id>`, such as `find tt0111161`."""
 
-    # Without bad_text, which a client that reads text with care takes for an answer.
+    # Without bad_text, which is a valid response for a client that decodes text carefully.
     kinds: tuple[Fault, ...] = Field(
         ("server_error", "timeout", "reset", "truncated", "html", "wrong_shape", "deep", "redirect"), min_length=1
     )
-    hang_s: float = Field(30, ge=0, description="seconds a timeout keeps its client waiting")
+    hang_s: float = Field(30, ge=0, description="seconds until a response with fault timeout is sent")
 
 
-async def commit(fault: Fault, request: web.Request, answer: web.Response, hang_s: float) -> web.StreamResponse:
-    """What the client gets instead of the answer."""
+async def respond(fault: Fault, request: web.Request, intact: web.Response, hang_s: float) -> web.StreamResponse:
+    """The response with a fault, made from the intact one."""
     if fault == "timeout":
         await asyncio.sleep(hang_s)
         return web.Response(status=504, text="Gateway Time-out")
     if fault == "truncated":
-        return await truncate(request, answer)
-    return _SPOILED[fault](request, answer)
+        return await truncate(request, intact)
+    return _FAULTY[fault](request, intact)
 
 
-async def truncate(request: web.Request, answer: web.Response) -> web.StreamResponse:
-    """Half of the body, under a header that promises all of it."""
-    body = bytes(answer.body) if isinstance(answer.body, bytes) else b""
-    half = web.StreamResponse(status=answer.status)
-    half.content_type = answer.content_type
+async def truncate(request: web.Request, intact: web.Response) -> web.StreamResponse:
+    """Half of the body, with the Content-Length of all of it."""
+    body = body_of(intact)
+    half = web.StreamResponse(status=intact.status)
+    half.content_type = intact.content_type
     half.content_length = len(body)
     await half.prepare(request)
     await half.write(body[: len(body) // 2])
     if request.transport is not None:
         request.transport.close()
     return half
+
+
+def body_of(response: web.Response) -> bytes:
+    """The bytes of a response's body."""
+    return bytes(response.body) if isinstance(response.body, bytes) else b""
 
 
 def _server_error(_: web.Request, __: web.Response) -> web.Response:
@@ -96,7 +101,7 @@ def _wrong_shape(request: web.Request, _: web.Response) -> web.Response:
 
 
 def _deep(_: web.Request, __: web.Response) -> web.Response:
-    """JSON that goes deeper than any parser follows."""
+    """JSON that is nested too deeply for any parser."""
     return web.Response(text=_DEEP, content_type="application/json")
 
 
@@ -104,26 +109,26 @@ def _redirect(_: web.Request, __: web.Response) -> web.Response:
     return web.Response(status=302, headers={"Location": _CLOSED_PORT})
 
 
-def _reset(request: web.Request, answer: web.Response) -> web.Response:
+def _reset(request: web.Request, intact: web.Response) -> web.Response:
     if request.transport is not None:
-        # Without lingering the system sends RST, as a crashed server's does, instead of an orderly end.
+        # With a linger time of 0 the system sends RST, as for a crashed server, instead of closing properly.
         no_linger = struct.pack("ii", 1, 0)
         request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)
         request.transport.abort()
-    return answer
+    return intact
 
 
-def _bad_text(_: web.Request, answer: web.Response) -> web.Response:
-    """The same answer, its plot between half a surrogate pair and a NUL: JSON can say both, UTF-8 not the first."""
-    said = json.loads(answer.text or "{}")
-    for movie in said.get("movie_results", [said]):
+def _bad_text(_: web.Request, intact: web.Response) -> web.Response:
+    """Half a surrogate pair before the plot, which UTF-8 cannot encode, and a NUL after it."""
+    content = json.loads(intact.text or "{}")
+    for movie in content.get("movie_results", [content]):
         for field in movie.keys() & {"overview", "Plot"}:
             if movie[field] != "N/A":
                 movie[field] = f"\ud800 {movie[field]}\0"
-    return web.json_response(said, status=answer.status)
+    return web.json_response(content, status=intact.status)
 
 
-_SPOILED: dict[Fault, Callable[[web.Request, web.Response], web.Response]] = {
+_FAULTY: dict[Fault, Callable[[web.Request, web.Response], web.Response]] = {
     "server_error": _server_error,
     "html": _page,
     "wrong_shape": _wrong_shape,

@@ -1,4 +1,4 @@
-"""Posters as a broken, careless or hostile host sends them."""
+"""Faults of the image host: posters as a broken, careless or hostile host sends them."""
 
 import asyncio
 import io
@@ -13,7 +13,7 @@ from aiohttp import web
 from PIL import Image, ImageOps
 from pydantic import Field
 
-from mmgenre.sandbox.faults import Odds, truncate
+from mmgenre.sandbox.faults import FaultOdds, body_of, truncate
 
 ImageFault = Literal[
     "server_error",
@@ -43,20 +43,20 @@ _CHUNK_BYTES = 2**16
 _ELSEWHERE = "https://example.org/poster.jpg"
 
 
-class ImageFaultsConfig(Odds[ImageFault]):
-    """What goes wrong with the posters; one is drawn as `image <file name>`."""
+class ImageFaultsConfig(FaultOdds[ImageFault]):
+    """Faults of posters; the item of a poster is named `image <file name>`."""
 
     kinds: tuple[ImageFault, ...] = Field(get_args(ImageFault), min_length=1)
 
 
-async def commit(fault: ImageFault, request: web.Request, answer: web.Response, secret_url: str) -> web.StreamResponse:
-    """What the client gets instead of the poster in the answer.
+async def respond(fault: ImageFault, request: web.Request, intact: web.Response, secret_url: str) -> web.StreamResponse:
+    """The response with a fault, made from the intact poster.
 
     Args:
-        fault: what goes wrong.
-        request: the client's.
-        answer: the poster as it should be, a JPEG.
-        secret_url: where the client is sent that takes a redirect for one to a public host.
+        fault: the fault.
+        request: the client's request.
+        intact: the response with the poster, a JPEG.
+        secret_url: target of redirect_loopback, which a careful client does not follow.
     """
     redirects = {
         "redirect_loopback": secret_url,
@@ -68,24 +68,24 @@ async def commit(fault: ImageFault, request: web.Request, answer: web.Response, 
     if fault in redirects:
         return web.Response(status=302, headers={"Location": redirects[fault]})
     if fault in _STREAMS:
-        return await _STREAMS[fault](request, answer)
-    content_type, remake = _REMAKES[fault]
+        return await _STREAMS[fault](request, intact)
+    content_type, transform = _TRANSFORMS[fault]
     try:
-        body = await asyncio.to_thread(remake, _body(answer))
+        body = await asyncio.to_thread(transform, body_of(intact))
     except OSError:
-        return answer  # the folder's own file is no image
+        return intact  # the served folder contains a file that is not an image
     return web.Response(body=body, content_type=content_type)
 
 
 @cache
 def placeholder() -> bytes:
-    """The grey JPEG that stands for every missing poster."""
+    """A grey JPEG, the same for every title."""
     return _encode(Image.new("RGB", (342, 513), (128, 128, 128)), "JPEG")
 
 
 @cache
 def huge_png() -> bytes:
-    """A black PNG of 20,000 x 20,000 pixels in 50 kB: 50 MB unpacked, and eight times that once a pixel is a byte."""
+    """A black PNG of 20,000 x 20,000 pixels in 50 kB: 50 MB decompressed, 400 MB at one byte per pixel."""
     row = bytes(1 + HUGE_SIDE // 8)
     compressor = zlib.compressobj(9)
     pixels = b"".join([*(compressor.compress(row) for _ in range(HUGE_SIDE)), compressor.flush()])
@@ -98,27 +98,27 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-async def _pour(request: web.Request, answer: web.Response) -> web.StreamResponse:
-    """The poster and zeros after it, without a word about how many, as fast as the client takes them."""
+async def _pour(request: web.Request, intact: web.Response) -> web.StreamResponse:
+    """The poster followed by zeros, without Content-Length, as fast as the client reads."""
     stream = web.StreamResponse()
     stream.content_type = "image/jpeg"
     await stream.prepare(request)
-    await stream.write(_body(answer)[:_CHUNK_BYTES].ljust(_CHUNK_BYTES, b"\0"))
+    await stream.write(body_of(intact)[:_CHUNK_BYTES].ljust(_CHUNK_BYTES, b"\0"))
     for _ in range(ENDLESS_BYTES // _CHUNK_BYTES - 1):
         await stream.write(bytes(_CHUNK_BYTES))
-        # A client that keeps up would otherwise have the server for itself.
+        # Let other requests run while a fast client keeps this loop busy.
         await asyncio.sleep(0)
     return stream
 
 
-async def _drip(request: web.Request, answer: web.Response) -> web.StreamResponse:
-    """The poster, one byte a second."""
-    body = _body(answer)
+async def _drip(request: web.Request, intact: web.Response) -> web.StreamResponse:
+    """The poster, one byte per second."""
+    body = body_of(intact)
     stream = web.StreamResponse()
     stream.content_type, stream.content_length = "image/jpeg", len(body)
     await stream.prepare(request)
-    for place in range(len(body)):
-        await stream.write(body[place : place + 1])
+    for byte in body:
+        await stream.write(bytes([byte]))
         await asyncio.sleep(1)
     return stream
 
@@ -146,7 +146,7 @@ def _with_alpha(poster: bytes) -> bytes:
 
 
 def _as_deep_grey(poster: bytes) -> bytes:
-    """All 16 bits used: white is 65535."""
+    """16-bit grey: white is 65535."""
     return _encode(Image.fromarray(np.asarray(_open(poster).convert("L")).astype(np.uint16) * 257), "PNG")
 
 
@@ -169,18 +169,14 @@ def _encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
     return content.getvalue()
 
 
-def _body(answer: web.Response) -> bytes:
-    return bytes(answer.body) if isinstance(answer.body, bytes) else b""
-
-
 _PAGE = b"<!doctype html><html><body><h1>Please log in</h1></body></html>"
 _STREAMS: dict[str, Callable[[web.Request, web.Response], Awaitable[web.StreamResponse]]] = {
     "truncated": truncate,
     "endless": _pour,
     "drip": _drip,
 }
-# The content type, and the body made of the poster; what makes it runs beside the event loop.
-_REMAKES: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+# Content types, and functions that make the body from the poster; they run in a thread.
+_TRANSFORMS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "cut_off": ("image/jpeg", _cut_off),
     "empty": ("image/jpeg", lambda _: b""),
     "html": ("image/jpeg", lambda _: _PAGE),

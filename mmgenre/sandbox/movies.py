@@ -1,4 +1,4 @@
-"""The movies of a generated catalogue: genres that go together as real ones do, plots, languages, posters."""
+"""Draws movies: realistic combinations of genres, plots, languages and posters."""
 
 from random import Random
 
@@ -23,7 +23,7 @@ SERVED = pa.schema(
     ]
 )
 
-# Shares of all movies.
+# Shares of movies, approximately those of real data.
 _UNTAGGED = 0.05
 _UNKNOWN = 0.03
 _NO_PLOT = 0.04
@@ -31,9 +31,9 @@ _SHORT_PLOT = 0.02
 _FOREIGN = 0.05
 _NO_POSTER = 0.12
 _REMAKE = 0.01
-_BESIDE = 0.3
+_EXTRA_GENRE = 0.3
 
-_TOGETHER = {
+_GENRE_WEIGHTS = {
     "Drama": 130,
     "Comedy": 105,
     "Comedy,Drama": 60,
@@ -97,10 +97,10 @@ _SHORT_PLOTS = (
 
 
 def draw_movies(count: int, random: Random) -> pd.DataFrame:
-    """Rows of movies that have no id, title or year yet.
+    """Rows of movies, still without id, title and year.
 
-    Columns: genres (list, of the nine), listed (as the dump writes them: at most three, perhaps others beside the nine,
-    or none), plot (or None), original_language, has_poster, tmdb_id, known (whether a provider has heard of it).
+    Columns: genres (list, of the nine), listed (as in the dump: at most three, possibly with one outside the nine, or
+    none), plot (or None), original_language, has_poster, tmdb_id, known (whether the provider knows the movie).
     """
     rows = [_draw_movie(random) for _ in range(count)]
     for row in rows:
@@ -111,7 +111,7 @@ def draw_movies(count: int, random: Random) -> pd.DataFrame:
 
 
 def _draw_movie(random: Random) -> dict[str, object]:
-    genres = random.choices(list(_TOGETHER), list(_TOGETHER.values()))[0].split(",")
+    genres = random.choices(list(_GENRE_WEIGHTS), list(_GENRE_WEIGHTS.values()))[0].split(",")
     return {
         "genres": genres,
         "listed": _listed(genres, random),
@@ -123,11 +123,11 @@ def _draw_movie(random: Random) -> dict[str, object]:
 
 
 def _listed(genres: list[str], random: Random) -> str:
-    """The genres column of the dump."""
+    """The value of the dump's genres column."""
     if random.random() < _UNTAGGED:
         return NO_GENRES
-    beside = [random.choice(_OUTSIDE)] if len(genres) < 3 and random.random() < _BESIDE else []
-    return ",".join(sorted(genres + beside))
+    extra = [random.choice(_OUTSIDE)] if len(genres) < 3 and random.random() < _EXTRA_GENRE else []
+    return ",".join(sorted(genres + extra))
 
 
 def _draw_plot(genres: list[str], random: Random) -> str | None:
@@ -141,7 +141,7 @@ def _draw_plot(genres: list[str], random: Random) -> str | None:
 
 
 def _remake(original: dict[str, object]) -> dict[str, object]:
-    """The fields a remake shares with the original; its plot is spaced and cased in another way."""
+    """The fields that a remake shares with the original; its plot differs in case and spacing."""
     plot = original["plot"]
     respaced = f" {plot.swapcase()}".replace(", ", ",  ") if isinstance(plot, str) else None
     return {"genres": original["genres"], "listed": original["listed"], "plot": respaced}

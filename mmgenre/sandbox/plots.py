@@ -1,4 +1,4 @@
-"""Plots that tell a movie's genres about as well as real ones do: often, not always, and with misleading words."""
+"""Writes plots that reveal a movie's genres about as well as real ones: often, not always, sometimes misleadingly."""
 
 import re
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from random import Random
 from mmgenre.labels import GENRES
 from mmgenre.sandbox.vocabulary import FIRST_NAMES, GENRE_PHRASES, LAST_NAMES, NEUTRAL_PHRASES
 
-# Tickets that a genre gets in the draw for each phrase of a plot, and the odds of getting so many.
-_TRACES = {0: 0.04, 1: 0.12, 6: 0.84}
-_NEUTRAL_TICKETS = 1
+# Weight of a genre when a phrase of the plot is drawn, and the probability of that weight.
+_WEIGHTS = {0: 0.04, 1: 0.12, 6: 0.84}
+_NEUTRAL_WEIGHT = 1
 _MISLEADING = 0.25
 _SENTENCES = {1: 0.08, 2: 0.22, 3: 0.34, 4: 0.22, 5: 0.14}
 _NEUTRAL_SENTENCE = 0.1
@@ -94,9 +94,9 @@ _NEUTRAL = (
 
 
 def write_plot(genres: Sequence[str], random: Random) -> str:
-    """A plot of 1 to 5 sentences for a movie of these genres (of GENRES; none gives a neutral plot).
+    """A plot of 1 to 5 sentences for a movie with these genres (of GENRES; an empty list gives a neutral plot).
 
-    A genre may show in most phrases, in a few or in none, and one the movie does not have may show in some.
+    A genre may appear in most phrases, in a few or in none; a genre that the movie lacks may appear in some.
     """
     voices = _voices(genres, random)
     sentences = [_fill(pattern, voices, random) for pattern in _patterns(random)]
@@ -104,10 +104,10 @@ def write_plot(genres: Sequence[str], random: Random) -> str:
 
 
 def _voices(genres: Sequence[str], random: Random) -> list[str | None]:
-    """The tickets in the draw for each phrase: a genre once for each share it has, None for a neutral phrase."""
-    voices: list[str | None] = [None] * _NEUTRAL_TICKETS
+    """The genres to draw phrases from, each repeated by its weight; None stands for neutral phrases."""
+    voices: list[str | None] = [None] * _NEUTRAL_WEIGHT
     for genre in genres:
-        voices += [genre] * _draw(_TRACES, random)
+        voices += [genre] * _draw(_WEIGHTS, random)
     if random.random() < _MISLEADING:
         voices.append(random.choice([genre for genre in GENRES if genre not in genres]))
     return voices
@@ -122,7 +122,7 @@ def _patterns(random: Random) -> list[str]:
 
 
 def _fill(pattern: str, voices: Sequence[str | None], random: Random) -> str:
-    """The pattern with a phrase of its own in each gap; every phrase is drawn in one of the voices."""
+    """The pattern with a random phrase in each gap, of a genre drawn from `voices`."""
     sentence = re.sub(r"{(\w+)}", partial(_phrase, voices, random), pattern)
     return sentence[0].upper() + sentence[1:]
 

@@ -1,4 +1,4 @@
-"""Posters drawn with a few shapes: their colours and motifs hint at the genres, and no two are alike."""
+"""Draws posters from a few shapes: colours and motifs hint at the genres, and no two are alike."""
 
 import hashlib
 import io
@@ -24,27 +24,27 @@ _PALETTES: dict[str, tuple[Colour, Colour]] = {
     "Thriller": ((30, 80, 90), (10, 20, 30)),
 }
 _NEUTRAL_PALETTE = ((150, 150, 150), (90, 90, 90))
-# How often a genre's motif is left out, and how often one is drawn that does not belong.
+# Probability that a genre's motif is missing, that an unrelated one is added, and that the palette is random.
 _MOTIF_MISSING = 0.4
 _MOTIF_MISLEADING = 0.25
 _PALETTE_MISSING = 0.3
 
 
 def draw(imdb_id: str, genres: Sequence[str], size: Size = (342, 513)) -> bytes:
-    """A poster as an RGB JPEG of `size` (width, height in pixels), the same for the same id, genres and size."""
+    """A poster as an RGB JPEG of `size` (width, height in pixels); equal arguments give equal bytes."""
     random = Random(hashlib.sha256(imdb_id.encode()).digest())  # noqa: S311 - repeatable, not secret
     poster = _background(_palette(genres, random), size, random)
     pen = ImageDraw.Draw(poster)
     for motif in _motifs(genres, random):
         motif(pen, size, random)
-    _letter(pen, size, random)
+    _draw_title(pen, size, random)
     content = io.BytesIO()
     _with_grain(poster, random).save(content, "JPEG", quality=85)
     return content.getvalue()
 
 
 def narrow(image: bytes, width: int | None) -> bytes:
-    """The image made no wider than `width` pixels; bytes that are no image stay as they are."""
+    """The image, shrunk to `width` pixels if it is wider; bytes that are not an image are returned unchanged."""
     content = io.BytesIO()
     try:
         with Image.open(io.BytesIO(image)) as poster:
@@ -58,7 +58,7 @@ def narrow(image: bytes, width: int | None) -> bytes:
 
 
 def _palette(genres: Sequence[str], random: Random) -> tuple[Colour, Colour]:
-    """Colours of the top and the bottom, each of one of the genres, varied."""
+    """Colours of top and bottom, each a variation of one genre's colour."""
     known = [_PALETTES[genre] for genre in genres if genre in _PALETTES]
     if not known or random.random() < _PALETTE_MISSING:
         known = [random.choice([*_PALETTES.values(), _NEUTRAL_PALETTE])]
@@ -74,7 +74,7 @@ def _motifs(genres: Sequence[str], random: Random) -> list[Callable[[Pen, Size, 
 
 
 def _background(palette: tuple[Colour, Colour], size: Size, random: Random) -> Image.Image:
-    """A gradient at a slant."""
+    """A tilted gradient."""
     top, bottom = palette
     shade = Image.linear_gradient("L").rotate(random.uniform(-25, 25), Image.Resampling.BILINEAR, fillcolor=128)
     return Image.composite(
@@ -83,14 +83,16 @@ def _background(palette: tuple[Colour, Colour], size: Size, random: Random) -> I
 
 
 def _explosion(pen: Pen, size: Size, random: Random) -> None:
-    middle, reach = _place(size, random, 0.3), 0.3 * size[0]
+    middle, reach = _anywhere(size, random, 0.3), 0.3 * size[0]
     rays = [reach * (1 if step % 2 else 0.45) * random.uniform(0.7, 1.3) for step in range(24)]
-    pen.polygon([_point(middle, ray, step / 24) for step, ray in enumerate(rays)], fill=_vary((255, 200, 40), random))
+    pen.polygon(
+        [_polar_point(middle, ray, step / 24) for step, ray in enumerate(rays)], fill=_vary((255, 200, 40), random)
+    )
 
 
 def _mountains(pen: Pen, size: Size, random: Random) -> None:
     width, height = size
-    sun, radius = _place(size, random, 0.2), 0.1 * width
+    sun, radius = _anywhere(size, random, 0.2), 0.1 * width
     pen.ellipse(_box(sun, radius), fill=_vary((255, 220, 120), random))
     for colour in ((90, 120, 80), (70, 90, 60), (90, 70, 40)):
         peaks = [(width * step / 5, height * random.uniform(0.6, 0.95)) for step in range(6)]
@@ -100,7 +102,9 @@ def _mountains(pen: Pen, size: Size, random: Random) -> None:
 def _bubbles(pen: Pen, size: Size, random: Random) -> None:
     for _ in range(random.randint(6, 14)):
         colour = random.choice([(240, 60, 80), (60, 160, 240), (90, 200, 90), (255, 150, 30)])
-        pen.ellipse(_box(_place(size, random, 0.05), size[0] * random.uniform(0.04, 0.12)), fill=_vary(colour, random))
+        pen.ellipse(
+            _box(_anywhere(size, random, 0.05), size[0] * random.uniform(0.04, 0.12)), fill=_vary(colour, random)
+        )
 
 
 def _blinds(pen: Pen, size: Size, random: Random) -> None:
@@ -112,7 +116,7 @@ def _blinds(pen: Pen, size: Size, random: Random) -> None:
 
 
 def _figure(pen: Pen, size: Size, random: Random) -> None:
-    colour, (x, y) = _vary((60, 50, 45), random), _place(size, random, 0.3)
+    colour, (x, y) = _vary((60, 50, 45), random), _anywhere(size, random, 0.3)
     head = 0.1 * size[0] * random.uniform(0.8, 1.3)
     pen.ellipse(_box((x, y), head), fill=colour)
     pen.pieslice((x - 2.2 * head, y + head, x + 2.2 * head, y + 8 * head), 180, 360, fill=colour)
@@ -129,7 +133,7 @@ def _drips(pen: Pen, size: Size, random: Random) -> None:
 
 def _hearts(pen: Pen, size: Size, random: Random) -> None:
     for _ in range(random.randint(2, 5)):
-        (x, y), reach = _place(size, random, 0.15), size[0] * random.uniform(0.05, 0.14)
+        (x, y), reach = _anywhere(size, random, 0.15), size[0] * random.uniform(0.05, 0.14)
         colour = _vary((215, 30, 70), random)
         pen.ellipse(_box((x - reach / 2, y), 0.6 * reach), fill=colour)
         pen.ellipse(_box((x + reach / 2, y), 0.6 * reach), fill=colour)
@@ -138,14 +142,14 @@ def _hearts(pen: Pen, size: Size, random: Random) -> None:
 
 def _planet(pen: Pen, size: Size, random: Random) -> None:
     for _ in range(60):
-        pen.point(_place(size, random, 0), fill=(255, 255, 255))
-    (x, y), reach = _place(size, random, 0.2), size[0] * random.uniform(0.12, 0.28)
+        pen.point(_anywhere(size, random, 0), fill=(255, 255, 255))
+    (x, y), reach = _anywhere(size, random, 0.2), size[0] * random.uniform(0.12, 0.28)
     pen.ellipse(_box((x, y), reach), fill=_vary((90, 160, 230), random))
     pen.arc((x - 1.7 * reach, y - 0.4 * reach, x + 1.7 * reach, y + 0.4 * reach), -20, 200, (200, 240, 255), 4)
 
 
 def _crosshair(pen: Pen, size: Size, random: Random) -> None:
-    (x, y), colour = _place(size, random, 0.3), _vary((190, 210, 205), random)
+    (x, y), colour = _anywhere(size, random, 0.3), _vary((190, 210, 205), random)
     for ring in range(1, random.randint(3, 5)):
         pen.ellipse(_box((x, y), 0.09 * ring * size[0]), outline=colour, width=3)
     pen.line((x, 0, x, size[1]), colour, 2)
@@ -165,8 +169,8 @@ _MOTIFS: dict[str, Callable[[Pen, Size, Random], None]] = {
 }
 
 
-def _letter(pen: Pen, size: Size, random: Random) -> None:
-    """Bars where a title stands on a poster: they say nothing about the genres."""
+def _draw_title(pen: Pen, size: Size, random: Random) -> None:
+    """Bars in place of the title, unrelated to the genres."""
     width, height = size
     top, colour = random.choice((0.06, 0.75, 0.85)) * height, _vary((200, 200, 200), random)
     for line in range(random.randint(1, 3)):
@@ -183,12 +187,12 @@ def _with_grain(poster: Image.Image, random: Random) -> Image.Image:
     return ImageChops.add(poster, Image.merge("RGB", (grain, grain, grain)), offset=-12)
 
 
-def _place(size: Size, random: Random, margin: float) -> tuple[float, float]:
-    """A point that stays away from the edges by a share of the size."""
+def _anywhere(size: Size, random: Random, margin: float) -> tuple[float, float]:
+    """A random point; `margin` is its minimum distance from the edges, as a share of the size."""
     return size[0] * random.uniform(margin, 1 - margin), size[1] * random.uniform(margin, 1 - margin)
 
 
-def _point(middle: tuple[float, float], distance: float, turn: float) -> tuple[float, float]:
+def _polar_point(middle: tuple[float, float], distance: float, turn: float) -> tuple[float, float]:
     angle = 2 * math.pi * turn
     return middle[0] + distance * math.cos(angle), middle[1] + distance * math.sin(angle)
 

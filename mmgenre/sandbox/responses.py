@@ -1,4 +1,4 @@
-"""The movies the server knows, and how TMDB and OMDb would speak of them."""
+"""The movies that the server knows, and the JSON that TMDB and OMDb return for them."""
 
 import hashlib
 from collections.abc import Iterable
@@ -13,11 +13,6 @@ from mmgenre.sandbox.movies import MOVIES, SERVED
 from mmgenre.tables import storage
 
 POSTERS = "posters"
-TMDB_UNKNOWN = {
-    "success": False,
-    "status_code": 34,
-    "status_message": "The resource you requested could not be found.",
-}
 TMDB_BAD_KEY = {
     "status_code": 7,
     "status_message": "Invalid API key: You must be granted a valid key.",
@@ -35,16 +30,16 @@ TMDB_TOO_MANY = {
 }
 POSTER_WIDTHS = {"w92": 92, "w154": 154, "w185": 185, "w342": 342, "w500": 500, "w780": 780, "original": None}
 
-_TMDB_GENRES = {
-    "Action": (28, "Action"),
-    "Adventure": (12, "Adventure"),
-    "Comedy": (35, "Comedy"),
-    "Crime": (80, "Crime"),
-    "Drama": (18, "Drama"),
-    "Horror": (27, "Horror"),
-    "Romance": (10749, "Romance"),
-    "Sci-Fi": (878, "Science Fiction"),
-    "Thriller": (53, "Thriller"),
+_TMDB_GENRE_IDS = {
+    "Action": 28,
+    "Adventure": 12,
+    "Comedy": 35,
+    "Crime": 80,
+    "Drama": 18,
+    "Horror": 27,
+    "Romance": 10749,
+    "Sci-Fi": 878,
+    "Thriller": 53,
 }
 _OMDB_LANGUAGES = {
     "en": "English",
@@ -60,8 +55,8 @@ _OMDB_LANGUAGES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Movie:
-    """One movie the server knows; `plot` is empty and `poster` (a file name) None where there is none."""
+class ServedMovie:
+    """A movie that the server knows; `plot` is "" and `poster` (a file name) None if it has none."""
 
     imdb_id: str
     tmdb_id: int
@@ -73,56 +68,41 @@ class Movie:
     poster: str | None
 
 
-def load_movies(data: str) -> list[Movie]:
-    """The movies of a folder's `movies.parquet`.
+def load_movies(data: str) -> list[ServedMovie]:
+    """The movies in a folder's `movies.parquet`.
 
-    Where the folder has a subfolder `posters`, a movie has a poster when its file is there.
+    If the folder has a subfolder `posters`, the movies with a file in it have a poster.
 
     Raises:
-        InputError: no such file, not Parquet, or other columns than `mmgenre.sandbox.movies.SERVED`.
+        InputError: no such file, not Parquet, or a column of `mmgenre.sandbox.movies.SERVED` is missing.
     """
     path = storage.join(data, MOVIES)
-    storage.require_file(path, f"the {MOVIES} of a folder made by jobs/sandbox.py, or one with the same columns")
+    storage.require_file(path, f"a {MOVIES} written by jobs/sandbox.py, or one with the same columns")
     rows = _read(path).to_pylist()
     if has_poster_files(data):
         files = set(storage.names_in(storage.join(data, POSTERS)))
         rows = [row | {"has_poster": f"{row['tconst']}.jpg" in files} for row in rows]
-    # Movies TMDB's id is not known of get one that no other has.
+    # Movies without a TMDB id get an unused one.
     unused = 1 + max((row["tmdb_id"] or 0 for row in rows), default=0)
-    return [_movie(row, unused + place) for place, row in enumerate(rows)]
+    return [_movie(row, unused + index) for index, row in enumerate(rows)]
 
 
 def has_poster_files(data: str) -> bool:
-    """Whether the folder has posters of its own; without, they are drawn."""
+    """Whether the folder contains posters; otherwise they are drawn."""
     return POSTERS in storage.names_in(data)
 
 
-def found(movie: Movie | None) -> dict[str, Any]:
-    """TMDB's answer to /find: an unknown id finds nothing, which is no error."""
-    nothing: dict[str, Any] = {f"{kind}_results": [] for kind in ("movie", "person", "tv", "tv_episode", "tv_season")}
+def find_response(movie: ServedMovie | None) -> dict[str, Any]:
+    """TMDB's response to /find; for an unknown id its lists are empty."""
+    empty: dict[str, Any] = {f"{kind}_results": [] for kind in ("movie", "person", "tv", "tv_episode", "tv_season")}
     if movie is None:
-        return nothing
-    genre_ids = [_TMDB_GENRES[genre][0] for genre in _tmdb_names(movie)]
-    return nothing | {"movie_results": [_summary(movie) | {"genre_ids": genre_ids, "media_type": "movie"}]}
+        return empty
+    genre_ids = [_TMDB_GENRE_IDS[genre] for genre in movie.genres if genre in _TMDB_GENRE_IDS]
+    return empty | {"movie_results": [_summary(movie) | {"genre_ids": genre_ids, "media_type": "movie"}]}
 
 
-def details(movie: Movie) -> dict[str, Any]:
-    """TMDB's answer to /movie."""
-    genres = [_TMDB_GENRES[genre] for genre in _tmdb_names(movie)]
-    return _summary(movie) | {
-        "imdb_id": movie.imdb_id,
-        "genres": [{"id": number, "name": name} for number, name in genres],
-        "status": "Released",
-        "tagline": "",
-        "runtime": None,
-        "budget": 0,
-        "revenue": 0,
-        "homepage": "",
-    }
-
-
-def configuration(base_url: str) -> dict[str, Any]:
-    """TMDB's answer to /configuration."""
+def configuration_response(base_url: str) -> dict[str, Any]:
+    """TMDB's response to /configuration."""
     return {
         "images": {
             "base_url": f"{base_url}/t/p/",
@@ -134,8 +114,8 @@ def configuration(base_url: str) -> dict[str, Any]:
     }
 
 
-def omdb(movie: Movie, base_url: str) -> dict[str, str]:
-    """OMDb's answer: every field is text, what is missing is "N/A"."""
+def omdb_response(movie: ServedMovie, base_url: str) -> dict[str, str]:
+    """OMDb's response: every field is text, and missing values are "N/A"."""
     return {
         "Title": movie.title,
         "Year": str(movie.year or "N/A"),
@@ -150,29 +130,29 @@ def omdb(movie: Movie, base_url: str) -> dict[str, str]:
 
 
 def omdb_error(message: str) -> dict[str, str]:
-    """OMDb's way to say no."""
+    """OMDb's error response."""
     return {"Response": "False", "Error": message}
 
 
 def _read(path: str) -> pa.Table:
-    filesystem, place = storage.resolve(path)
+    filesystem, location = storage.resolve(path)
     try:
-        table = pq.read_table(place, filesystem=filesystem)
+        table = pq.read_table(location, filesystem=filesystem)
         _require_columns(path, table.column_names)
         return table.select(SERVED.names).cast(SERVED)
     except pa.ArrowException as error:
-        raise InputError(f"{path}: cannot be served ({error}); expected Parquet with the columns {_COLUMNS}") from None
+        raise InputError(f"{path}: cannot be read ({error}); expected Parquet with the columns {_COLUMNS}") from None
 
 
 def _require_columns(path: str, names: Iterable[str]) -> None:
     missing = [name for name in SERVED.names if name not in names]
     if missing:
-        raise InputError(f"{path}: without the columns {', '.join(missing)}; expected {_COLUMNS}")
+        raise InputError(f"{path}: lacks the columns {', '.join(missing)}; expected {_COLUMNS}")
 
 
-def _movie(row: dict[str, Any], unused_id: int) -> Movie:
+def _movie(row: dict[str, Any], unused_id: int) -> ServedMovie:
     imdb_id = row["tconst"]
-    return Movie(
+    return ServedMovie(
         imdb_id=imdb_id,
         tmdb_id=row["tmdb_id"] or unused_id,
         title=row["title"] or imdb_id,
@@ -184,7 +164,7 @@ def _movie(row: dict[str, Any], unused_id: int) -> Movie:
     )
 
 
-def _summary(movie: Movie) -> dict[str, Any]:
+def _summary(movie: ServedMovie) -> dict[str, Any]:
     return {
         "id": movie.tmdb_id,
         "title": movie.title,
@@ -200,10 +180,6 @@ def _summary(movie: Movie) -> dict[str, Any]:
         "vote_count": 100,
         "popularity": 1.0,
     }
-
-
-def _tmdb_names(movie: Movie) -> list[str]:
-    return [genre for genre in movie.genres if genre in _TMDB_GENRES]
 
 
 _COLUMNS = ", ".join(SERVED.names)

@@ -1,7 +1,7 @@
-"""The phrases of generated plots: for each genre its own, for neighbouring genres shared ones, and neutral ones.
+"""Phrases for generated plots: of each genre, shared by related genres, and neutral ones.
 
-Phrases of one kind are interchangeable in a sentence: a character is singular with its article, a place is where
-something happens, a deed follows "must", an object has its article, a turn is a sentence without capital or full stop.
+Phrases of one kind are interchangeable in a sentence: a character is singular with an article, a place is a location,
+a deed follows "must", an object has an article, a turn is a clause without capital and full stop.
 """
 
 from dataclasses import dataclass, fields
@@ -10,7 +10,7 @@ from functools import reduce
 
 @dataclass(frozen=True)
 class Phrases:
-    """Phrases by their part in a sentence."""
+    """Phrases by their role in a sentence."""
 
     character: tuple[str, ...]
     place: tuple[str, ...]
@@ -27,11 +27,11 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(" ".join(phrase.split()) for phrase in text.split(";"))
 
 
-def _together(first: Phrases, second: Phrases) -> Phrases:
+def _merge(first: Phrases, second: Phrases) -> Phrases:
     return Phrases(*(getattr(first, field.name) + getattr(second, field.name) for field in fields(Phrases)))
 
 
-# Shared by two or three genres each, so that a word alone seldom settles a genre.
+# Each is shared by two or three genres, so that a single word rarely identifies a genre.
 _POLICE = _phrases(
     """a detective close to retirement; a prosecutor with a secret; an undercover officer; a private investigator; a
     witness nobody believes""",
@@ -222,7 +222,7 @@ _SHARED = {
     "Sci-Fi": (_FUTURE,),
     "Thriller": (_POLICE, _DREAD),
 }
-GENRE_PHRASES = {genre: reduce(_together, _SHARED[genre], own) for genre, own in _OWN.items()}
+GENRE_PHRASES = {genre: reduce(_merge, _SHARED[genre], own) for genre, own in _OWN.items()}
 NEUTRAL_PHRASES = _phrases(
     """a young woman; an old friend; a newcomer; a stranger in town; a student; a lawyer; a photographer; a cook; a
     married man; a teenager; a writer; a taxi driver; a shopkeeper; a sister; a journalist; a retired teacher""",

@@ -1,7 +1,7 @@
-"""How good predictions are: scores, and how far they would move on other movies.
+"""Scores of predictions, with bootstrap confidence intervals.
 
-Everywhere N movies, 9 columns in GENRES order, R resamples. Point values are scikit-learn's; a ratio with nothing below
-the line is 0.
+Throughout: N movies, 9 columns in GENRES order, R resamples. Scores agree with scikit-learn's; a ratio with denominator
+0 is 0.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,21 +10,21 @@ from typing import Literal
 
 import numpy as np
 from pydantic import Field
-from sklearn.metrics import accuracy_score, average_precision_score, hamming_loss, precision_recall_fscore_support
 
 from mmgenre.config import Config
 from mmgenre.labels import GENRES
-from mmgenre.scoring.thresholds import HeldOut, aligned, decide
+from mmgenre.scoring.curves import reliability
+from mmgenre.scoring.thresholds import HeldOutDecisions, checked_arrays, decide
 
-# Weights drawn at once: 8 MB, and the arrays made of them at most as much each.
+# Bootstrap weights drawn at once: 8 MB. The arrays computed from them are no larger.
 _BATCH = 1_000_000
 
-# What the validation movies can say of a model: of its epochs, and of trials of a search.
+# Validation scores by which epochs and the trials of a search are ranked.
 Objective = Literal["macro_f1", "mean_average_precision", "f1_of_averages", "micro_f1"]
 
 
 class Average(Config):
-    """One way of averaging over genres or movies."""
+    """Precision, recall and F1 under one kind of averaging."""
 
     precision: float
     recall: float
@@ -32,59 +32,61 @@ class Average(Config):
 
 
 class GenreScores(Config):
-    """One genre by itself."""
+    """Scores of one genre."""
 
     genre: str
     precision: float
     recall: float
     f1: float
-    average_precision: float | None = Field(description="none for a genre that no movie has")
-    support: int = Field(description="movies that have the genre")
-    predicted: int = Field(description="movies predicted to have it")
+    average_precision: float | None = Field(description="null if no movie has the genre")
+    support: int = Field(description="number of movies that have the genre")
+    predicted: int = Field(description="number of movies predicted to have it")
 
 
 class Scores(Config):
-    """Every score of one set of predictions."""
+    """All scores of one set of predictions."""
 
-    micro: Average = Field(description="over all decisions at once")
-    macro: Average = Field(description="mean over genres; its F1 is the mean of the genres' F1")
+    micro: Average = Field(description="over all decisions")
+    macro: Average = Field(description="mean over genres; the F1 is the mean of the genres' F1")
     weighted: Average = Field(description="mean over genres, weighted by their support")
     samples: Average = Field(description="mean over movies")
-    mean_average_precision: float = Field(description="mean over the genres that a movie has")
+    mean_average_precision: float = Field(description="mean over the genres that at least one movie has")
     f1_of_averages: float = Field(
-        description="harmonic mean of macro precision and macro recall at the global threshold, whatever was decided; "
-        "never below the macro F1 of the same decisions, and what is often published in its place "
+        description="harmonic mean of macro precision and macro recall at the global threshold, independent of the "
+        "predicted genres; never below macro F1 for the same decisions, and often published in its place "
         "(Opitz, Burst 2019, arXiv:1911.03347)"
     )
-    global_threshold: float = Field(description="the cut-off of f1_of_averages")
+    global_threshold: float = Field(description="the cut-off used for f1_of_averages")
     hamming_loss: float = Field(description="share of wrong decisions")
-    subset_accuracy: float = Field(description="share of movies with every genre right")
+    subset_accuracy: float = Field(description="share of movies with all nine decisions right")
     expected_calibration_error: float
     genres: tuple[GenreScores, ...]
 
 
 class Bootstrap(Config):
-    """How intervals are drawn."""
+    """Bootstrap settings."""
 
     resamples: int = Field(default=1000, ge=1)
     seed: int = 0
 
 
 def scores(probabilities: np.ndarray, decided: np.ndarray, labels: np.ndarray, global_threshold: float) -> Scores:
-    """Every score of the decisions and of the probabilities they come from.
+    """All scores of some predictions.
 
     Args:
         probabilities: shape (N, 9), in [0, 1].
-        decided: shape (N, 9), the genres predicted by whatever rule.
+        decided: predicted genres, shape (N, 9), 0 or 1.
         labels: shape (N, 9), 0 or 1.
-        global_threshold: the one cut-off of `f1_of_averages`.
+        global_threshold: the cut-off used for `f1_of_averages`.
 
     Raises:
         ValueError: the shapes differ, a probability is not finite, or there are no movies.
     """
+    from sklearn.metrics import accuracy_score, hamming_loss  # noqa: PLC0415 - slow to import
+
     probabilities, decided, labels = _checked(probabilities, decided, labels)
     per_genre = _per_genre(probabilities, decided, labels)
-    precisions = [one.average_precision for one in per_genre if one.average_precision is not None]
+    precisions = [genre.average_precision for genre in per_genre if genre.average_precision is not None]
     return Scores(
         micro=_average(decided, labels, "micro"),
         macro=_average(decided, labels, "macro"),
@@ -101,56 +103,53 @@ def scores(probabilities: np.ndarray, decided: np.ndarray, labels: np.ndarray, g
 
 
 def held_out_scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Each Objective, of movies at thresholds fitted on other folds of the same movies; see `HeldOut`.
+    """The value of each Objective under cross-validated thresholds; see `HeldOutDecisions`.
 
-    Arguments and errors are those of `fit_thresholds`.
+    Takes the arguments of `fit_thresholds` and raises its errors.
     """
-    held_out = HeldOut.of(probabilities, labels)
-    found = scores(probabilities, held_out.decided, labels, 0.5)
+    held_out = HeldOutDecisions.of(probabilities, labels)
+    values = scores(probabilities, held_out.decided, labels, 0.5)
     return {
-        "macro_f1": found.macro.f1,
-        "mean_average_precision": found.mean_average_precision,
-        "f1_of_averages": f1_of_averages(held_out.together, labels),
-        "micro_f1": found.micro.f1,
+        "macro_f1": values.macro.f1,
+        "mean_average_precision": values.mean_average_precision,
+        "f1_of_averages": f1_of_averages(held_out.with_global, labels),
+        "micro_f1": values.micro.f1,
     }
 
 
 def f1_of_averages(decided: np.ndarray, labels: np.ndarray) -> float:
     """Harmonic mean of macro precision and macro recall of decisions, shape (N, 9); see `Scores`."""
-    found = _average(decided, labels, "macro")
-    return float(_harmonic_mean(np.array(found.precision), np.array(found.recall)))
+    macro = _average(decided, labels, "macro")
+    return float(_harmonic_mean(np.array(macro.precision), np.array(macro.recall)))
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """How far probabilities are from frequencies: 0 when of all predictions of 30 % three in ten come true.
+    """Distance between probabilities and observed frequencies; 0 if, for example, 30 % of predictions of 0.3 are true.
 
-    All N x 9 predictions go into bins of equal width; the result is the mean over predictions of the distance between
-    their bin's mean probability and its share of true labels.
+    All N x 9 predictions are sorted into bins of equal width; see `curves.Reliability.error`.
 
     Raises:
         ValueError: the shapes differ, or a probability is not finite.
 
     Source: Guo, Pleiss, Sun, Weinberger 2017, arXiv:1706.04599, for the probability of the positive class.
     """
-    probabilities, labels = aligned(probabilities, labels)
-    columns = np.minimum(probabilities.ravel() * bins, bins - 1).astype(np.int64)
-    excess = np.bincount(columns, weights=(probabilities - labels).ravel(), minlength=bins)
-    return float(np.abs(excess).sum() / max(labels.size, 1))
+    probabilities, labels = checked_arrays(probabilities, labels)
+    return reliability(probabilities, labels, bins).error
 
 
-def intervals(resampled: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals, (low, high), of resampled scores, by name.
+def confidence_intervals(resampled: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+    """95 % percentile intervals (low, high) of resampled scores, by name.
 
-    They say how far a score would move on other movies of the same kind; not how far on another training run.
+    They measure how much a score varies between samples of movies, not between training runs.
     """
     limits = {name: np.quantile(values, (0.025, 0.975)) for name, values in resampled.items()}
     return {name: (float(low), float(high)) for name, (low, high) in limits.items()}
 
 
 def p_value(differences: np.ndarray) -> float:
-    """Two-sided bootstrap test of a difference of 0, from resampled differences, shape (R,).
+    """Two-sided bootstrap test of the hypothesis that the difference is 0, from resampled differences, shape (R,).
 
-    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 15.4; the added ones keep it above 0.
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 15.4; adding 1 keeps p above 0.
     """
     tail = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
     return min(1.0, 2 * (tail + 1) / (len(differences) + 1))
@@ -159,24 +158,24 @@ def p_value(differences: np.ndarray) -> float:
 def resampled_scores(
     probabilities: np.ndarray, decided: np.ndarray, labels: np.ndarray, global_threshold: float, bootstrap: Bootstrap
 ) -> dict[str, np.ndarray]:
-    """Scores of movies drawn with replacement; the same movies for all predictions, where seed and N are the same.
+    """Scores on bootstrap samples of the movies. The same seed and N always draw the same samples.
 
-    Arguments and errors are those of `scores`.
+    Takes the arguments of `scores` and raises its errors.
 
     Returns:
         Shape (R,) each, by name: micro_f1, macro_f1, weighted_f1, samples_f1, mean_average_precision, f1_of_averages,
-        and for each genre's F1 the name of the genre.
+        and each genre's F1 under the genre's name.
     """
     probabilities, decided, labels = _checked(probabilities, decided, labels)
     single = decide(probabilities, global_threshold)
-    of_movie = _ratio(2.0 * (decided & labels).sum(axis=1), (decided.sum(axis=1) + labels.sum(axis=1)))
+    f1_per_movie = _ratio(2.0 * (decided & labels).sum(axis=1), (decided.sum(axis=1) + labels.sum(axis=1)))
     per_movie = np.column_stack(
-        [decided & labels, decided, single & labels, single, labels, of_movie],
+        [decided & labels, decided, single & labels, single, labels, f1_per_movie],
     ).astype(np.float64)
     ranked = [_rank(probabilities[:, column], labels[:, column]) for column in range(len(GENRES))]
     batches = [
         _scores_of_means(weights @ per_movie / len(labels), _average_precisions(ranked, weights))
-        for weights in resamples(len(labels), bootstrap)
+        for weights in bootstrap_weights(len(labels), bootstrap)
     ]
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
@@ -184,21 +183,25 @@ def resampled_scores(
 def _checked(
     probabilities: np.ndarray, decided: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    probabilities, labels = aligned(probabilities, labels)
+    probabilities, labels = checked_arrays(probabilities, labels)
     decided = np.asarray(decided) != 0
     if decided.shape != labels.shape:
-        raise ValueError(f"decisions of shape {decided.shape}, labels {labels.shape}; expected the same")
+        raise ValueError(f"decisions have shape {decided.shape}, labels {labels.shape}; expected the same shape")
     if not len(labels):
         raise ValueError("no movies to score")
     return probabilities, decided, labels
 
 
 def _average(decided: np.ndarray, labels: np.ndarray, average: str) -> Average:
+    from sklearn.metrics import precision_recall_fscore_support  # noqa: PLC0415 - slow to import
+
     precision, recall, f1, _ = precision_recall_fscore_support(labels, decided, average=average, zero_division=0)
     return Average(precision=precision, recall=recall, f1=f1)
 
 
 def _per_genre(probabilities: np.ndarray, decided: np.ndarray, labels: np.ndarray) -> tuple[GenreScores, ...]:
+    from sklearn.metrics import average_precision_score, precision_recall_fscore_support  # noqa: PLC0415 - slow to import
+
     precision, recall, f1, support = precision_recall_fscore_support(labels, decided, average=None, zero_division=0)
     return tuple(
         GenreScores(
@@ -216,8 +219,8 @@ def _per_genre(probabilities: np.ndarray, decided: np.ndarray, labels: np.ndarra
     )
 
 
-def resamples(num_movies: int, bootstrap: Bootstrap) -> Iterator[np.ndarray]:
-    """How often each movie is drawn, in batches of shape (R, N), float64; always the same for the same arguments."""
+def bootstrap_weights(num_movies: int, bootstrap: Bootstrap) -> Iterator[np.ndarray]:
+    """How often each bootstrap sample draws each movie, in batches of shape (R, N), float64; deterministic."""
     rng = np.random.default_rng(bootstrap.seed)
     size = max(1, _BATCH // num_movies)
     for start in range(0, bootstrap.resamples, size):
@@ -228,7 +231,13 @@ def resamples(num_movies: int, bootstrap: Bootstrap) -> Iterator[np.ndarray]:
 
 
 def _scores_of_means(means: np.ndarray, average_precisions: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores by name, shape (R,) each, from means over movies, shape (R, 46), and shape (R, 9)."""
+    """Scores by name, shape (R,) each.
+
+    Args:
+        means: weighted means over movies of hits, predictions, hits and predictions at the global threshold, labels
+            (9 columns each), and the F1 of each movie: shape (R, 46).
+        average_precisions: shape (R, 9).
+    """
     hits, predicted, single_hits, single_predicted, support = np.split(means[:, :-1], 5, axis=1)
     f1 = _ratio(2 * hits, predicted + support)
     return {
@@ -245,15 +254,15 @@ def _scores_of_means(means: np.ndarray, average_precisions: np.ndarray) -> dict[
 
 @dataclass(frozen=True)
 class _Ranking:
-    """One genre's movies by falling probability, and where its P positives stand in that order.
+    """One genre's movies in order of falling probability, with the ranks of its P positives.
 
-    A positive counts at the end of its tie, as all movies of the same probability are predicted together.
+    A positive counts at the end of its tie, because movies with equal probability are predicted together.
     """
 
     order: np.ndarray  # (N,): movies
-    positives: np.ndarray  # (P,): places of the positives
-    tie_ends: np.ndarray  # (P,): the last place with the same probability
-    last_positives: np.ndarray  # (P,): the last positive, among the positives, with the same probability
+    positives: np.ndarray  # (P,): ranks of the positives
+    tie_ends: np.ndarray  # (P,): last rank with the same probability
+    last_positives: np.ndarray  # (P,): index, among the positives, of the last one with the same probability
 
 
 def _rank(probabilities: np.ndarray, labels: np.ndarray) -> _Ranking:
@@ -266,13 +275,13 @@ def _rank(probabilities: np.ndarray, labels: np.ndarray) -> _Ranking:
 
 
 def _average_precisions(rankings: list[_Ranking], weights: np.ndarray) -> np.ndarray:
-    """Shape (R, 9): average precision of each genre when each movie counts as often as it was drawn.
+    """Average precision of each genre in each bootstrap sample, shape (R, 9); 0 for a genre without positives.
 
-    Ties are handled as in scikit-learn; 0 for a genre without a positive.
+    Ties are handled as in scikit-learn.
     """
     columns = []
     for ranking in rankings:
-        # np.take: indexing the second axis with an array is several times slower.
+        # np.take is several times faster than indexing the second axis with an array.
         ordered = np.take(weights, ranking.order, axis=1)
         gained = np.take(ordered, ranking.positives, axis=1)
         predicted = np.take(np.cumsum(ordered, axis=1), ranking.tie_ends, axis=1)
@@ -286,5 +295,5 @@ def _harmonic_mean(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Elementwise, 0 where there is nothing below the line."""
+    """Elementwise ratio; 0 where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.zeros_like(numerator, dtype=np.float64), where=denominator > 0)

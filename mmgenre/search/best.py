@@ -1,70 +1,69 @@
-"""The best model of a search: its weights and its card; or the same training of all movies there are labels for."""
+"""The best model of a search, as trained by its trial or retrained on train and validation movies."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
-from mmgenre import ray_session as cluster
-from mmgenre.models import FittedAtOnce, GenreModel, checkpoint
+from mmgenre import ray_session
+from mmgenre.models import DirectlyFittedConfig, GenreModel, checkpoint
 from mmgenre.models.checkpoint import Card
-from mmgenre.models.inference import own_device, predict_logits
-from mmgenre.search.data_cache import Subject
-from mmgenre.search.records import TOGETHER, Search, TrialRecord, epoch_folder
+from mmgenre.models.inference import local_device, predict_logits
+from mmgenre.search.records import DISTRIBUTED, Search, TrialRecord, epoch_folder
 from mmgenre.tables import storage
-from mmgenre.training import state as training_state
-from mmgenre.training.setup import Fitted, card_of, fit_config, fitted_at_once, fitted_in_epochs
-from mmgenre.training.trainer import Fit, Team
+from mmgenre.training import state
+from mmgenre.training.fitted_model import FittedModel
+from mmgenre.training.setup import TrainingSetup
+from mmgenre.training.trainer import ProcessGroup, Trainer
+
+_ALL_MOVIES = ("train", "val")
 
 
-def best_model(search: Search, record: TrialRecord, *, refit: bool) -> tuple[Fitted, Card]:
-    """The best epoch of a trial; or what its training makes of the validation movies, too, in as many epochs."""
-    subject = Subject(search.training(record.point))
+def best_model(search: Search, record: TrialRecord, *, refit: bool) -> tuple[FittedModel, Card]:
+    """The model of a trial's best epoch, and its card.
+
+    Args:
+        search: the search.
+        record: a trial with at least one epoch.
+        refit: return a model retrained on train and validation movies for the same number of epochs, with the card
+            (thresholds and scores) of the trial's own model.
+    """
+    setup = TrainingSetup(search.training(record.point))
     best = record.best(search.objective)
-    assert best is not None, "a trial with epochs"  # noqa: S101 - a caller's duty
-    torch.set_num_threads(cluster.assigned_cpus())
-    if isinstance(subject.config.model, FittedAtOnce):
-        fitted = _fitted_at_once(subject)
-    elif subject.config.most_workers > 1:
-        fitted = _fitted_together(subject, search.folder(record.name, TOGETHER))
+    assert best is not None, "a trial with epochs"  # noqa: S101 - the caller's duty
+    torch.set_num_threads(ray_session.assigned_cpus())
+    if isinstance(setup.config.model, DirectlyFittedConfig):
+        fitted = FittedModel.in_closed_form(setup.config.model, setup.rows())
+    elif setup.config.max_workers > 1:
+        fitted = _from_distributed_training(setup, search.folder(record.name, DISTRIBUTED))
     else:
-        fitted = _fitted_until(subject, search.folder(record.name, epoch_folder(best.epoch)))
-    card = card_of(subject.config, subject.table, fitted)
+        fitted = _from_epoch(setup, search.folder(record.name, epoch_folder(best.epoch)))
+    card = fitted.card(setup.config, setup.fingerprints["dataset"])
     if refit:
-        fitted = replace(fitted, model=_refitted(Subject(search.training(record.point)), best.epoch))
+        fitted = replace(fitted, model=_refit(TrainingSetup(search.training(record.point)), best.epoch))
     return fitted, card
 
 
-def _fitted_at_once(subject: Subject, learned: Sequence[str] = ("train",)) -> Fitted:
-    family, rows = subject.config.model, subject.rows(learned)
-    assert isinstance(family, FittedAtOnce)  # noqa: S101 - a caller's duty
-    return fitted_at_once(family, rows["train"], rows["val"])
+def _from_epoch(setup: TrainingSetup, folder: str) -> FittedModel:
+    with storage.local_copy(folder) as local_folder:
+        checkpoint.load_weights(setup.model, local_folder)
+        logits = state.load_logits(local_folder)
+    return FittedModel.from_epochs(setup.config, setup.model, logits, setup.splits())
 
 
-def _fitted_until(subject: Subject, epoch: str) -> Fitted:
-    """With the weights in an epoch's folder."""
-    with storage.local_copy(epoch) as folder:
-        checkpoint.load_weights(subject.model, folder)
-        logits = training_state.load_logits(folder)
-    return fitted_in_epochs(subject.config, subject.model, logits, subject.splits())
+def _from_distributed_training(setup: TrainingSetup, directory: str) -> FittedModel:
+    model, splits = checkpoint.load(directory)[1], setup.splits()
+    logits = predict_logits(model, splits["val"].movies, torch.device("cpu"), setup.config.precision)
+    return FittedModel.from_epochs(setup.config, model, logits, splits)
 
 
-def _fitted_together(subject: Subject, directory: str) -> Fitted:
-    """By several workers, into a checkpoint."""
-    model, encoded = checkpoint.load(directory)[1], subject.splits()
-    logits = predict_logits(model, encoded["val"].movies, torch.device("cpu"), subject.config.precision)
-    return fitted_in_epochs(subject.config, model, logits, encoded)
-
-
-def _refitted(subject: Subject, num_epochs: int) -> GenreModel:
-    """A model that learned from train and validation movies, for as many epochs of the schedule as were best."""
-    learned = ("train", "val")
-    if isinstance(subject.config.model, FittedAtOnce):
-        return _fitted_at_once(subject, learned).model
-    config = fit_config(subject.config)
-    # One process takes the steps of all workers.
-    config = config.model_copy(update={"batch_size": config.batch_size * subject.config.most_workers})
-    fit = Fit(config, subject.model, subject.splits(learned), Team(own_device()))
+def _refit(setup: TrainingSetup, num_epochs: int) -> GenreModel:
+    """A model trained on train and validation movies; the schedule is that of the trial, cut after `num_epochs`."""
+    if isinstance(setup.config.model, DirectlyFittedConfig):
+        return FittedModel.in_closed_form(setup.config.model, setup.rows(_ALL_MOVIES)).model
+    config = setup.config.fit_config
+    # This one process takes the optimizer steps of all workers.
+    config = config.model_copy(update={"batch_size": config.batch_size * setup.config.max_workers})
+    trainer = Trainer(config, setup.model, setup.splits(_ALL_MOVIES), ProcessGroup(local_device()))
     for _ in range(num_epochs):
-        fit.run_epoch()
-    return subject.model.cpu().eval()
+        trainer.run_epoch()
+    return setup.model.cpu().eval()

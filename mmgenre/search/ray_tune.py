@@ -1,4 +1,4 @@
-"""Ray Tune's part of a search: which trials are left, what stops them early, how many run at a time."""
+"""Runs the trials of a search with Ray Tune."""
 
 import logging
 import os
@@ -10,23 +10,24 @@ from typing import Any
 import ray
 import ray.tune
 
-from mmgenre import ray_session as cluster
+from mmgenre import ray_session
 from mmgenre.errors import InputError
-from mmgenre.search.callbacks import Watcher
+from mmgenre.search.callbacks import TrialWatcher
 from mmgenre.search.config import TuneConfig, num_trials
-from mmgenre.search.optuna_searcher import Learning, Listed, Population, config_of
-from mmgenre.search.records import TRIAL, Search, TrialRecord
-from mmgenre.search.space import LogUniform, Point, Uniform, name_of
+from mmgenre.search.optuna_searcher import optuna_searcher
+from mmgenre.search.records import Search, TrialRecord
+from mmgenre.search.space import Point, name_of
 from mmgenre.search.trial import Trial
 from mmgenre.tables import storage
 
 RAY_TUNE = "ray_tune"
-_MEMORY_OF_WAITING = 64e6
-# Ray Tune's own account of a search is not used: it is a pickle, and may be torn by a kill.
-_RAY_TUNE_SETTINGS = {
+# Bytes for the process of a multi-worker trial, which only waits for its workers.
+_WAITING_MEMORY = 64e6
+_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
-    # Paths of a preset may be relative to where the search was started.
+    # Paths in a preset may be relative to the folder that the search was started in.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Ray Tune's own snapshots are not used: they are pickles, and a kill may tear them.
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -35,130 +36,137 @@ _RAY_TUNE_SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is left of a search.
+class RemainingTrials:
+    """The part of a search that is still to run.
 
     Args:
-        total: trials there will be, with those of earlier runs.
-        silent: trials of earlier runs of which nothing more is to be heard.
-        waiting: points that are known now.
-        learning: suggests the others.
+        total: number of trials in the whole search.
+        finished: trials that are not run again.
+        points: points to run, in order; with Optuna, it suggests more after them.
+        seed: of Optuna.
     """
 
     total: int
-    silent: list[TrialRecord]
-    waiting: list[Point]
-    learning: Learning | None
+    finished: list[TrialRecord]
+    points: list[Point]
+    seed: int
 
     @classmethod
-    def of(cls, config: TuneConfig, points: list[Point], on_record: list[TrialRecord]) -> "Work":
-        """Given the points that are known before the search, and the trials that have begun."""
-        # Other schedulers compare trials with those before them, which therefore say again what they brought.
-        is_silent = config.scheduler in ("none", "pbt")
-        silent = [record for record in on_record if is_silent and record.is_final]
-        done = {record.name for record in silent}
-        learning = None
+    def of(cls, config: TuneConfig, points: list[Point], records: list[TrialRecord]) -> "RemainingTrials":
+        """Subtract the trials on record from the initial points of a search."""
+        # Schedulers compare trials with earlier ones, so finished trials run again and replay their records.
+        replays = config.scheduler != "none"
+        finished = [record for record in records if record.is_final and not replays]
+        total = num_trials(config, points)
         if config.searcher == "optuna":
-            points = [*points, *(record.point for record in on_record if record.point)]
-            # Another seed than before, which would suggest what it suggested before.
-            learning = Learning(config.space, config.seed + len(on_record))
-            for record in silent:
-                learning.hear(record.name, record.point, record.score(config.objective))
-        waiting = [point for point in points if name_of(point) not in done]
-        return cls(num_trials(config, points), silent, waiting, learning)
+            points = [*points, *(record.point for record in records if record.point)]
+        names = {record.name for record in finished}
+        remaining = [point for point in points if name_of(point) not in names]
+        # A new seed for each run: the old one would suggest the same points again.
+        return cls(total, finished, remaining, config.seed + len(records))
 
     @property
-    def num_trials(self) -> int:
-        """Left."""
-        return self.total - len(self.silent)
+    def count(self) -> int:
+        """Number of trials to run."""
+        return max(0, self.total - len(self.finished))
 
 
-def run_trials(config: TuneConfig, search: Search, work: Work, others: Sequence[ray.tune.Callback] = ()) -> None:
-    """Ray Tune's part: until each trial has said its last word, or the time is up; others hear of trials, too."""
-    num_workers = search.training({}).most_workers
-    # Workers that share a training have their own places; its trial's process only waits for them, in a little memory.
-    resources = resources_of(config) if num_workers == 1 else {"memory": _MEMORY_OF_WAITING}
-    places = _places(config, num_workers)
-    filesystem, path = storage.resolve(search.output)
+def run_trials(
+    config: TuneConfig, search: Search, remaining: RemainingTrials, callbacks: Sequence[ray.tune.Callback] = ()
+) -> None:
+    """Run trials until all have ended or the time is up.
+
+    Args:
+        config: of the search.
+        search: holds the records.
+        remaining: trials to run, at least one.
+        callbacks: called after the records are updated.
+    """
+    num_workers = search.training({}).max_workers
+    resources = resources_of(config) if num_workers == 1 else {"memory": _WAITING_MEMORY}
+    searcher, param_space = None, {}
+    if config.searcher == "optuna":
+        searcher = optuna_searcher(config.space, remaining.seed, config.objective, remaining.finished, remaining.points)
+    else:
+        param_space = {"point": ray.tune.grid_search(remaining.points)}
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(ray.tune.with_parameters(Trial, search=search), resources),
-        **_population(work) if config.scheduler == "pbt" else {},
+        param_space=param_space,
         tune_config=ray.tune.TuneConfig(
             metric="score",
             mode="max",
-            **{} if config.scheduler == "pbt" else _listed(work, places),
+            num_samples=remaining.count if searcher else 1,
+            search_alg=searcher,
+            max_concurrent_trials=_max_concurrent(config, num_workers),
             scheduler=_scheduler(config, search),
             time_budget_s=config.max_seconds,
-            # What other processes do for a trial ends with its own.
+            # The workers of a distributed training end with the process of its trial.
             reuse_actors=num_workers == 1,
         ),
-        run_config=ray.tune.RunConfig(
-            name=RAY_TUNE,
-            storage_path=path,
-            storage_filesystem=filesystem,
-            checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
-            failure_config=ray.tune.FailureConfig(max_failures=config.max_failures),
-            callbacks=[Watcher(search, work.total, work.silent, config.max_seconds), *others],
-            verbose=0,
+        run_config=_run_config(
+            search,
+            config.max_failures,
+            [TrialWatcher(search, remaining.total, remaining.finished, config.max_seconds), *callbacks],
         ),
     )
     with _quiet():
         tuner.fit()
 
 
-def _listed(work: Work, places: int) -> dict[str, Any]:
-    searcher = Listed(work.waiting, work.learning)
-    return {"num_samples": work.num_trials, "search_alg": searcher, "max_concurrent_trials": places}
-
-
-def _population(work: Work) -> dict[str, Any]:
-    """Population-based training takes its population from a grid, all of it at once; trials take turns."""
-    return {"param_space": {TRIAL: ray.tune.grid_search([config_of(point)[TRIAL] for point in work.waiting])}}
+def _run_config(search: Search, max_failures: int, callbacks: list[ray.tune.Callback]) -> ray.tune.RunConfig:
+    filesystem, path = storage.resolve(search.output)
+    return ray.tune.RunConfig(
+        name=RAY_TUNE,
+        storage_path=path,
+        storage_filesystem=filesystem,
+        checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
+        failure_config=ray.tune.FailureConfig(max_failures=max_failures),
+        callbacks=callbacks,
+        verbose=0,
+    )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray Tune neither saves what is not used, nor prints, nor takes Ctrl-C for itself."""
+    """Keep Ray Tune from printing, saving snapshots and handling Ctrl-C."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    before = dict(os.environ)
-    os.environ.update(_RAY_TUNE_SETTINGS)
+    environment = dict(os.environ)
+    os.environ.update(_ENVIRONMENT)
     try:
         yield
     finally:
         os.environ.clear()
-        os.environ.update(before)
+        os.environ.update(environment)
 
 
 def resources_of(config: TuneConfig) -> dict[str, float]:
-    """Of a process that trains."""
+    """Resources of one training process."""
     gpus = config.gpus_per_trial
     if gpus is None:
-        gpus = 1.0 if cluster.use_gpu(config.accelerator) else 0.0
+        gpus = 1.0 if ray_session.use_gpu(config.accelerator) else 0.0
     return {"CPU": config.cpus_per_trial, "GPU": gpus} if gpus else {"CPU": config.cpus_per_trial}
 
 
-def _places(config: TuneConfig, num_workers: int) -> int:
-    """Trials at a time: as many as the nodes have room for, so that none waits for what another one holds.
+def _max_concurrent(config: TuneConfig, num_workers: int) -> int:
+    """Number of trials that fit the cluster, so that none waits for resources that another one holds.
 
     Raises:
-        InputError: none has, and so all would wait for ever.
+        InputError: not even one fits; it would wait forever.
     """
-    wanted = resources_of(config)
+    resources = resources_of(config)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    processes = sum(int(min(node.get(name, 0) / amount for name, amount in wanted.items())) for node in nodes)
+    processes = sum(int(min(node.get(name, 0) / amount for name, amount in resources.items())) for node in nodes)
     if processes < num_workers:
-        asked = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
+        per_worker = ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
         raise InputError(
-            f"a trial wants {num_workers} times {asked}, and there is room for {processes} of them; lower "
-            "cpus_per_trial, gpus_per_trial or workers"
+            f"a trial needs {num_workers} processes with {per_worker} each, and the cluster has room for {processes}; "
+            "lower cpus_per_trial, gpus_per_trial or workers"
         )
     return min(processes // num_workers, config.max_concurrent or processes)
 
 
 def _scheduler(config: TuneConfig, search: Search) -> Any:
     match config.scheduler:
-        case "none":
-            return None
         case "asha":
             return ray.tune.schedulers.ASHAScheduler(
                 time_attr="epoch",
@@ -168,23 +176,10 @@ def _scheduler(config: TuneConfig, search: Search) -> Any:
             )
         case "median":
             return ray.tune.schedulers.MedianStoppingRule(time_attr="epoch", grace_period=config.grace_epochs)
-    return Population(
-        time_attr="epoch",
-        perturbation_interval=config.grace_epochs,
-        hyperparam_mutations={TRIAL: {"point": _mutations(config)}},
-    )
+    return None
 
 
 def _max_epochs(config: TuneConfig, search: Search) -> int:
-    """Of any trial."""
+    """The maximum number of epochs of any trial."""
     points = [{"epochs": value} for value in config.space["epochs"].extremes] if "epochs" in config.space else [{}]
     return max(search.training(point).epochs for point in points)
-
-
-def _mutations(config: TuneConfig) -> dict[str, Any]:
-    """What population-based training may change while a model learns: numbers, which change no weight's shape."""
-    return {
-        path: (ray.tune.loguniform if isinstance(one, LogUniform) else ray.tune.uniform)(one.low, one.high)
-        for path, one in config.space.items()
-        if isinstance(one, Uniform | LogUniform)
-    }

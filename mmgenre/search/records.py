@@ -1,4 +1,4 @@
-"""What a search keeps of its trials: a folder for each, whose record is written last."""
+"""The trial records of a search: one folder per trial, whose record is always written last."""
 
 import time
 from collections.abc import Mapping
@@ -9,121 +9,118 @@ from pydantic import Field
 
 from mmgenre.config import Config
 from mmgenre.scoring.metrics import Objective
-from mmgenre.search.space import training
+from mmgenre.search.space import Point, name_of, training
 from mmgenre.tables import storage
-from mmgenre.training.setup import TrainConfig
-from mmgenre.training.state import Epoch
+from mmgenre.training.config import TrainConfig
+from mmgenre.training.state import EpochMetrics
 
 TRIALS = "trials"
-# The folder of a training that several workers share, in a trial's.
-TOGETHER = "training"
-RECORD = "record.json"
-# What Ray Tune's config of a trial holds: its name and its point.
-TRIAL = "trial"
-# A trial that failed has the lowest score there is.
-WORST = 0.0
-Status = Literal["running", "finished", "stopped", "diverged", "out_of_memory", "invalid", "crashed"]
+_RECORD = "record.json"
+# Folder of a multi-worker training, in the folder of its trial.
+DISTRIBUTED = "training"
+# Score of a trial without a finished epoch.
+WORST_SCORE = 0.0
+TrialStatus = Literal["running", "finished", "stopped", "diverged", "out_of_memory", "invalid", "crashed"]
 
 
-class Measured(Config):
-    """What one epoch of a trial brought."""
+class TrialEpoch(Config):
+    """The scores of one epoch of a trial."""
 
-    epoch: int = Field(description="from 1")
-    scores: dict[str, float] = Field(description="of the validation split at held-out thresholds")
+    epoch: int = Field(description="epoch number, from 1")
+    scores: dict[str, float] = Field(description="on the validation split, at held-out thresholds")
     seconds: float
 
     @classmethod
-    def of(cls, epoch: Epoch) -> "Measured":
-        """What a fit tells of its last epoch."""
-        scores = {name: getattr(epoch, name) for name in get_args(Objective)}
-        return cls(epoch=epoch.epoch, scores=scores, seconds=epoch.seconds)
+    def of(cls, metrics: EpochMetrics) -> "TrialEpoch":
+        """The part of an epoch's metrics that a search needs."""
+        scores = {name: getattr(metrics, name) for name in get_args(Objective)}
+        return cls(epoch=metrics.epoch, scores=scores, seconds=metrics.seconds)
 
 
 class TrialRecord(Config):
-    """All there is to know of a trial, beside weights."""
+    """Everything known of a trial except its weights."""
 
     name: str
-    point: dict[str, Any] = Field(description="what the trial changed, by dotted path")
-    began: float = Field(default_factory=time.time, description="seconds since 1970")
-    status: Status = "running"
-    epochs: tuple[Measured, ...] = ()
+    point: dict[str, Any] = Field(description="values of the varied fields, by dotted path")
+    began: float = Field(default_factory=time.time, description="start time, seconds since 1970")
+    status: TrialStatus = "running"
+    epochs: tuple[TrialEpoch, ...] = ()
     error: str | None = None
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the trial has ended for good."""
         return self.status != "running"
 
-    def best(self, objective: Objective) -> Measured | None:
-        """The epoch with the highest score, the first of equals; none where there is no epoch."""
+    def best(self, objective: Objective) -> TrialEpoch | None:
+        """The epoch with the highest score, the first one in a tie; None before the first epoch."""
         return max(self.epochs, key=lambda epoch: epoch.scores[objective], default=None)
 
     def score(self, objective: Objective) -> float:
-        """The highest."""
+        """The highest score of any epoch."""
         best = self.best(objective)
-        return WORST if best is None else best.scores[objective]
+        return WORST_SCORE if best is None else best.scores[objective]
 
     def rank(self, objective: Objective) -> tuple[float, str]:
-        """Higher for a better trial; no two have the same."""
+        """A sort key, higher for a better trial; the name breaks ties."""
         return self.score(objective), self.name
 
     @property
     def seconds(self) -> float:
-        """That its epochs took."""
+        """Duration of all epochs together."""
         return sum(epoch.seconds for epoch in self.epochs)
 
 
 @dataclass(frozen=True)
 class Search:
-    """What all trials of a search share.
+    """What all trials of a search share, and the folder of their records.
 
     Args:
-        preset: fields of the training that each trial changes some of.
-        objective: what is maximised.
+        preset: fields of the training that each trial varies.
+        objective: score to maximise.
         output: folder of the search.
-        preparer: actor of `Preparer`.
+        data_cache: DataCache actor.
     """
 
     preset: Mapping[str, Any]
     objective: Objective
     output: str
-    preparer: Any
+    data_cache: Any
 
     def training(self, point: Mapping[str, Any]) -> TrainConfig:
-        """The training of a point; see search_space."""
+        """The training of a point."""
         return training(self.preset, point, "trial")
 
     def folder(self, name: str, *below: str) -> str:
-        """That of a trial, or of something in it."""
+        """The folder of a trial, or a path in it."""
         return storage.join(self.output, TRIALS, name, *below)
 
     def record(self, name: str) -> TrialRecord | None:
-        """What is known of a trial; None: it has not begun."""
-        if RECORD not in storage.names_in(self.folder(name)):
+        """The record of a trial; None if it has not started."""
+        if _RECORD not in storage.names_in(self.folder(name)):
             return None
-        return TrialRecord.model_validate_json(storage.read_bytes(self.folder(name, RECORD)))
+        return TrialRecord.model_validate_json(storage.read_bytes(self.folder(name, _RECORD)))
+
+    def record_of(self, point: Point) -> TrialRecord:
+        """The record of a point's trial; a new one if it has not started."""
+        name = name_of(point)
+        return self.record(name) or TrialRecord(name=name, point=point)
 
     def records(self) -> list[TrialRecord]:
-        """Of all trials that have begun."""
+        """The records of all trials that have started."""
         names = storage.names_in(storage.join(self.output, TRIALS))
         return [record for record in map(self.record, names) if record is not None]
 
     def write(self, record: TrialRecord) -> None:
-        """Replace what is known of a trial."""
-        storage.write_bytes(self.folder(record.name, RECORD), record.model_dump_json(indent=2).encode())
+        """Write or replace the record of a trial."""
+        storage.write_bytes(self.folder(record.name, _RECORD), record.model_dump_json(indent=2).encode())
 
-    def forget(self, record: TrialRecord) -> None:
-        """Delete what a trial's epochs left: its record says all that is still needed."""
-        for name in (TOGETHER, *(epoch_folder(epoch.epoch) for epoch in record.epochs)):
+    def delete_weights(self, record: TrialRecord) -> None:
+        """Delete everything of a trial but its record."""
+        for name in (DISTRIBUTED, *(epoch_folder(epoch.epoch) for epoch in record.epochs)):
             storage.delete(self.folder(record.name, name))
 
 
 def epoch_folder(epoch: int) -> str:
-    """Name of the folder in a trial's with the state after an epoch."""
+    """Name of the folder with the training state after an epoch, in the folder of its trial."""
     return f"epoch-{epoch}"
-
-
-def said_of(point: Mapping[str, Any]) -> str:
-    """A point for people."""
-    said = {path: f"{value:.4g}" if isinstance(value, float) else str(value) for path, value in point.items()}
-    return ", ".join(f"{path}={value}" for path, value in said.items()) or "the preset"

@@ -1,6 +1,6 @@
-"""What a search may change: fields of a training by their dotted paths, each with a distribution.
+"""The search space: one distribution for each training field that trials vary.
 
-A point is one draw: a value for each path, as JSON.
+A point is one sample of the space: a JSON value for each dotted path. The empty point is the preset.
 """
 
 import hashlib
@@ -14,11 +14,11 @@ from pydantic import Field, model_validator
 
 from mmgenre.config import Config, assign
 from mmgenre.errors import InputError
-from mmgenre.training.setup import TrainConfig
+from mmgenre.training.config import TrainConfig
 
 Point = dict[str, Any]
-# Draws in vain after which a space counts as used up.
-_MAX_REPEATS = 1000
+# After this many duplicates in a row, a space counts as exhausted.
+_MAX_DUPLICATES = 1000
 
 
 class _Range(Config):
@@ -26,7 +26,7 @@ class _Range(Config):
     high: float
 
     @model_validator(mode="after")
-    def _rises(self) -> Self:
+    def _check_order(self) -> Self:
         if not self.low < self.high:
             raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
         return self
@@ -38,52 +38,68 @@ class _Range(Config):
 
 
 class Uniform(_Range):
-    """Any number between two."""
+    """A number between `low` and `high`, uniformly distributed."""
 
     kind: Literal["uniform"] = "uniform"
 
-    def draw(self, random: np.random.Generator) -> float:
-        """A value."""
+    def sample(self, random: np.random.Generator) -> float:
+        """A random value."""
         return float(random.uniform(self.low, self.high))
+
+    def suggest(self, trial: Any, path: str) -> float:
+        """A value suggested by an Optuna trial."""
+        return trial.suggest_float(path, self.low, self.high)
 
 
 class LogUniform(_Range):
-    """Any number between two, each order of magnitude as likely as any other."""
+    """A number between `low` and `high`, whose logarithm is uniformly distributed."""
 
     kind: Literal["loguniform"] = "loguniform"
     low: float = Field(gt=0)
 
-    def draw(self, random: np.random.Generator) -> float:
-        """A value."""
+    def sample(self, random: np.random.Generator) -> float:
+        """A random value."""
         return float(np.exp(random.uniform(np.log(self.low), np.log(self.high))))
+
+    def suggest(self, trial: Any, path: str) -> float:
+        """A value suggested by an Optuna trial."""
+        return trial.suggest_float(path, self.low, self.high, log=True)
 
 
 class Integers(_Range):
-    """Any whole number from low to high, both included."""
+    """A whole number from `low` to `high`, both included."""
 
     kind: Literal["int"] = "int"
     low: int
     high: int
 
-    def draw(self, random: np.random.Generator) -> int:
-        """A value."""
+    def sample(self, random: np.random.Generator) -> int:
+        """A random value."""
         return int(random.integers(self.low, self.high, endpoint=True))
+
+    def suggest(self, trial: Any, path: str) -> int:
+        """A value suggested by an Optuna trial."""
+        return trial.suggest_int(path, self.low, self.high)
 
     @property
     def values(self) -> list[int]:
-        """All of them."""
+        """All values, in order."""
         return list(range(self.low, self.high + 1))
 
 
 class Choice(Config):
-    """One of some values, which may be whole sections."""
+    """One of a list of JSON values, which may be whole config sections."""
 
     kind: Literal["choice"] = "choice"
     values: list[Any] = Field(min_length=1)
 
-    def draw(self, random: np.random.Generator) -> Any:
-        """A value."""
+    def sample(self, random: np.random.Generator) -> Any:
+        """A random value."""
         return self.values[random.integers(len(self.values))]
+
+    def suggest(self, trial: Any, path: str) -> Any:
+        """A value suggested by an Optuna trial, which knows the values as JSON."""
+        return json.loads(trial.suggest_categorical(path, [json.dumps(value) for value in self.values]))
 
     @property
     def extremes(self) -> list[Any]:
@@ -100,17 +116,17 @@ def training(preset: Mapping[str, Any], point: Mapping[str, Any], where: str) ->
 
     Args:
         preset: fields of the training that the search starts from.
-        point: replaces some of them.
-        where: names the origin of the values in an error.
+        point: values that replace some of them.
+        where: origin of the values, for the error message.
 
     Raises:
-        InputError: a path is unknown, or a value out of its range.
+        InputError: an unknown path, or an invalid value.
     """
-    return TrainConfig.parse(fields(preset, point, where), where)
+    return TrainConfig.parse(training_fields(preset, point, where), where)
 
 
-def fields(preset: Mapping[str, Any], point: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The same before it is parsed."""
+def training_fields(preset: Mapping[str, Any], point: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields of a point's training, not yet validated."""
     values = json.loads(json.dumps(preset))
     for path, value in point.items():
         assign(values, path, value, where)
@@ -118,9 +134,10 @@ def fields(preset: Mapping[str, Any], point: Mapping[str, Any], where: str) -> d
 
 
 def require_valid(preset: Mapping[str, Any], space: Mapping[str, Distribution]) -> None:
-    """Raise InputError unless a training can be made of the preset with each end of each distribution in its place.
+    """Raise InputError unless the extremes of all distributions give valid trainings.
 
-    One path at a time, and all at their lowest and highest together, for fields that only go with one another.
+    Each path is tried alone, and then all paths together at their first and last extremes, for fields that are only
+    valid in combination.
     """
     for path, distribution in space.items():
         for value in distribution.extremes:
@@ -129,23 +146,23 @@ def require_valid(preset: Mapping[str, Any], space: Mapping[str, Distribution]) 
         training(preset, {path: distribution.extremes[end] for path, distribution in space.items()}, "space")
 
 
-def drawn(space: Mapping[str, Distribution], count: int, seed: int) -> list[Point]:
-    """Different points, at random; fewer than asked for when there are no more. More of them begin with the same."""
+def random_points(space: Mapping[str, Distribution], count: int, seed: int) -> list[Point]:
+    """Distinct random points, fewer than `count` if the space is exhausted; a higher count extends the same list."""
     random = np.random.default_rng(seed)
     points: dict[str, Point] = {}
-    repeats = 0
-    while len(points) < count and repeats < _MAX_REPEATS:
-        point = {path: distribution.draw(random) for path, distribution in space.items()}
-        repeats = repeats + 1 if name_of(point) in points else 0
+    duplicates = 0
+    while len(points) < count and duplicates < _MAX_DUPLICATES:
+        point = {path: distribution.sample(random) for path, distribution in space.items()}
+        duplicates = duplicates + 1 if name_of(point) in points else 0
         points.setdefault(name_of(point), point)
     return list(points.values())
 
 
 def grid(space: Mapping[str, Distribution]) -> list[Point]:
-    """Every combination, the last path varying fastest.
+    """All combinations of values; the last path varies fastest.
 
     Raises:
-        InputError: a distribution has no end of values.
+        InputError: a distribution is continuous.
     """
     values = []
     for path, distribution in space.items():
@@ -156,5 +173,11 @@ def grid(space: Mapping[str, Distribution]) -> list[Point]:
 
 
 def name_of(point: Mapping[str, Any]) -> str:
-    """The same for the same point, in this run and in the next."""
+    """A name derived from the point, the same in every run."""
     return hashlib.sha256(json.dumps(point, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def point_text(point: Mapping[str, Any]) -> str:
+    """A point as text for people, such as `optimizer.lr_head=0.001, epochs=3`."""
+    values = {path: f"{value:.4g}" if isinstance(value, float) else str(value) for path, value in point.items()}
+    return ", ".join(f"{path}={value}" for path, value in values.items()) or "the preset"

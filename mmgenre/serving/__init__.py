@@ -1,1 +1,1 @@
-"""What stands behind HTTP: a model, and the page that asks it."""
+"""The HTTP service: a trained model behind a JSON API, and a web page to try it."""

@@ -1,30 +1,29 @@
-"""The line in which movies wait for a model: bounded, and taken from its front in batches."""
+"""The bounded queue in front of the model, drained in batches."""
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from mmgenre.serving.request_error import Refusal
+from mmgenre.serving.request_error import RequestError
 
 
-class Busy(Refusal):
-    """Too many are waiting; what was asked may be asked again."""
+class QueueFull(RequestError):  # noqa: N818 - reads as the condition, like asyncio.QueueFull
+    """The queue has no room for the request; the client may retry."""
 
 
-class Line:
-    """Hands things to be computed on in batches: whoever is free takes what has come together since.
+class BatchQueue:
+    """Computes queued items in batches: each free worker takes everything that has arrived since the last batch.
 
-    So a thing alone does not wait for others, and the more wait, the larger the batches are. It stands before the
-    replicas, not in them as Serve's own batching does: a call of another process for each movie costs more than what a
-    small model computes for it.
+    A lone item therefore never waits for others, and batches grow with the load. The queue sits in front of the
+    replicas, unlike Serve's own batching: one remote call per movie costs more than a small model's forward pass.
 
     Args:
-        compute: answers for a batch, in its order.
-        max_batch: things computed on together.
-        max_waiting: things that may wait; who comes later is turned away at once.
-        at_once: batches computed on at the same time.
-        patience_s: how long a batch that is not full waits for more.
+        compute: returns the results of a batch, in order.
+        max_batch: maximum items per batch.
+        max_waiting: queued items beyond which new ones are rejected at once.
+        max_in_flight: batches computed concurrently.
+        wait_s: how long a partial batch waits for more items.
     """
 
     def __init__(
@@ -33,63 +32,63 @@ class Line:
         *,
         max_batch: int,
         max_waiting: int,
-        at_once: int,
-        patience_s: float = 0.0,
+        max_in_flight: int,
+        wait_s: float = 0.0,
     ):
         self._compute, self._max_batch, self._max_waiting = compute, max_batch, max_waiting
-        self._free, self._patience_s = at_once, patience_s
+        self._free_workers, self._wait_s = max_in_flight, wait_s
         self._waiting: deque[tuple[Any, asyncio.Future[Any]]] = deque()
-        # The event loop holds its tasks by weak references only.
+        # The event loop keeps only weak references to its tasks.
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def ask(self, things: Sequence[Any]) -> list[Any]:
-        """The answers, in the order of the things; all are in the line, or none.
+    async def submit(self, items: Sequence[Any]) -> list[Any]:
+        """Results, in the order of the items. Either all items are queued or none.
 
         Raises:
-            Busy: the line is too long.
+            QueueFull: the items do not fit.
         """
-        if len(self._waiting) + len(things) > self._max_waiting:
-            raise Busy(503, f"busy: {len(self._waiting):,} are waiting already; try again in a second")
+        if len(self._waiting) + len(items) > self._max_waiting:
+            raise QueueFull(503, f"busy: {len(self._waiting):,} are waiting already; try again in a second")
         loop = asyncio.get_running_loop()
-        answers = [loop.create_future() for _ in things]
-        self._waiting.extend(zip(things, answers, strict=True))
-        self._serve()
+        results = [loop.create_future() for _ in items]
+        self._waiting.extend(zip(items, results, strict=True))
+        self._start_workers()
         try:
-            return await asyncio.gather(*answers)
+            return await asyncio.gather(*results)
         except asyncio.CancelledError:
-            # Who goes away makes room for others.
-            self._waiting = deque((thing, future) for thing, future in self._waiting if not future.done())
+            # A client that disconnected makes room for others.
+            self._waiting = deque((item, future) for item, future in self._waiting if not future.done())
             raise
 
-    def _serve(self) -> None:
-        while self._free and self._waiting:
-            self._free -= 1
-            task = asyncio.get_running_loop().create_task(self._serve_batch())
+    def _start_workers(self) -> None:
+        while self._free_workers and self._waiting:
+            self._free_workers -= 1
+            task = asyncio.get_running_loop().create_task(self._compute_batch())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _serve_batch(self) -> None:
-        if self._patience_s and len(self._waiting) < self._max_batch:
-            await asyncio.sleep(self._patience_s)
-        batch = self._take()
+    async def _compute_batch(self) -> None:
+        if self._wait_s and len(self._waiting) < self._max_batch:
+            await asyncio.sleep(self._wait_s)
+        batch = self._next_batch()
         try:
-            answers = await self._compute([thing for thing, _ in batch]) if batch else ()
-            for (_, future), answer in zip(batch, answers, strict=True):
+            results = await self._compute([item for item, _ in batch]) if batch else ()
+            for (_, future), result in zip(batch, results, strict=True):
                 if not future.done():
-                    future.set_result(answer)
+                    future.set_result(result)
         except Exception as error:
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
         finally:
-            self._free += 1
-            self._serve()
+            self._free_workers += 1
+            self._start_workers()
 
-    def _take(self) -> list[tuple[Any, asyncio.Future[Any]]]:
-        """The next batch, without those who have gone away meanwhile."""
+    def _next_batch(self) -> list[tuple[Any, asyncio.Future[Any]]]:
+        """The next batch, without items whose client has disconnected."""
         batch: list[tuple[Any, asyncio.Future[Any]]] = []
         while self._waiting and len(batch) < self._max_batch:
-            thing, future = self._waiting.popleft()
+            item, future = self._waiting.popleft()
             if not future.done():
-                batch.append((thing, future))
+                batch.append((item, future))
         return batch

@@ -1,4 +1,4 @@
-"""A CSV file of movies in, the same file with genres beside them out."""
+"""CSV files of movies: parsed, and written back with their genres appended."""
 
 import csv
 import io
@@ -9,102 +9,100 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from mmgenre.labels import GENRES
-from mmgenre.serving.limits import Limits
-from mmgenre.serving.replicas import Movie, Prediction
-from mmgenre.serving.request_error import Refusal, quoted
+from mmgenre.serving.config import Limits
+from mmgenre.serving.replicas import MovieToTag, Prediction
+from mmgenre.serving.request_error import RequestError, quoted
 from mmgenre.tables.user_files import ALIASES
 
-_MARK = "\ufeff"
+_BOM = "\ufeff"
 _DELIMITERS = ",;\t"
-# What stands for nothing in files of movies.
-_NOTHING = ("", "\\N")
-_ADDED = ("genres", "status", *(f"p_{genre}" for genre in GENRES))
-_INSTEAD = "use jobs/tag.py, which takes files of any size"
+_NULLS = ("", "\\N")
+_ADDED_COLUMNS = ("genres", "status", *(f"p_{genre}" for genre in GENRES))
+_USE_JOB = "use jobs/tag.py, which accepts files of any size"
 
 
 @dataclass(frozen=True)
 class CsvTable:
-    """A file as it was sent.
+    """A parsed CSV file.
 
     Args:
-        header: names of its columns.
-        rows: its cells.
-        delimiter: what stands between them.
-        marked: whether it begins with a byte order mark, by which spreadsheets know UTF-8.
+        header: column names.
+        rows: cells.
+        delimiter: between cells.
+        has_bom: whether it starts with a byte order mark, which tells spreadsheets that it is UTF-8.
     """
 
     header: list[str]
     rows: list[list[str]]
     delimiter: str
-    marked: bool
+    has_bom: bool
 
-    def movies(self) -> list[Movie]:
-        """What the model reads of each row."""
+    def movies(self) -> list[MovieToTag]:
+        """The model's inputs, one per row."""
         titles, plots = (self._column(name) for name in ("title", "plot"))
-        return [Movie(title, plot, None) for title, plot in zip(titles, plots, strict=True)]
+        return [MovieToTag(title, plot, None) for title, plot in zip(titles, plots, strict=True)]
 
     def tagged(self, predictions: Sequence[Prediction], genres: Sequence[Sequence[str]]) -> bytes:
-        """The file with columns for genres, status and probabilities behind its own.
+        """The file with columns appended for genres, status and probabilities.
 
         Args:
-            predictions: for each row.
-            genres: that each row is given.
+            predictions: one per row.
+            genres: predicted genres, one list per row.
         """
         text = io.StringIO()
         writer = csv.writer(text, delimiter=self.delimiter, lineterminator="\r\n")
-        writer.writerow([*self.header, *(_unused(name, self.header) for name in _ADDED)])
-        for row, found, given in zip(self.rows, predictions, genres, strict=True):
-            chances = ["" if math.isnan(value) else f"{value:.7f}" for value in found.probabilities.tolist()]
-            writer.writerow([*row, "|".join(given), found.status, *chances])
-        return ((_MARK if self.marked else "") + text.getvalue()).encode()
+        writer.writerow([*self.header, *(_unique(name, self.header) for name in _ADDED_COLUMNS)])
+        for row, prediction, names in zip(self.rows, predictions, genres, strict=True):
+            cells = ["" if math.isnan(value) else f"{value:.7f}" for value in prediction.probabilities.tolist()]
+            writer.writerow([*row, "|".join(names), prediction.status, *cells])
+        return ((_BOM if self.has_bom else "") + text.getvalue()).encode()
 
     def _column(self, name: str) -> list[str | None]:
-        """Cells of the first column that people call so."""
-        place = _place(self.header, name)
-        if place is None:
+        index = _column_index(self.header, name)
+        if index is None:
             return [None] * len(self.rows)
-        return [None if row[place] in _NOTHING else row[place] for row in self.rows]
+        return [None if row[index] in _NULLS else row[index] for row in self.rows]
 
 
 def read(content: bytes, limits: Limits) -> CsvTable:
-    """A file of movies.
+    """Parse a file of movies.
 
     Raises:
-        Refusal: no text, no plots, broken rows, or more than the limits allow.
+        RequestError: not UTF-8, no plot column, malformed rows, or a limit is exceeded.
     """
     if len(content) > limits.table_bytes:
-        raise Refusal(413, f"table: {len(content):,} bytes; expected at most {limits.table_bytes:,}: {_INSTEAD}")
+        raise RequestError(413, f"table: {len(content):,} bytes; expected at most {limits.table_bytes:,}: {_USE_JOB}")
     try:
         text = content.decode()
     except UnicodeDecodeError:
-        raise Refusal(422, "table: not UTF-8; save the file as CSV in UTF-8") from None
+        raise RequestError(422, "table: not UTF-8; save the file as CSV in UTF-8") from None
     if "\0" in text:
-        raise Refusal(422, "table: holds NUL characters, as files do that are no text; save it as CSV in UTF-8")
-    marked, text = text.startswith(_MARK), text.removeprefix(_MARK)
+        raise RequestError(422, "table: contains NUL characters, as binary files do; save it as CSV in UTF-8")
+    has_bom, text = text.startswith(_BOM), text.removeprefix(_BOM)
     delimiter, header = _header(text)
-    return CsvTable(header, _rows(text, delimiter, header, limits), delimiter, marked)
+    return CsvTable(header, _rows(text, delimiter, header, limits), delimiter, has_bom)
 
 
 def tagged_name(name: str) -> str:
-    """What the tagged file is called, after the one that was sent."""
+    """The file name of the tagged copy of an uploaded file."""
     stem = PurePath(name.replace("\\", "/")).stem
-    kept = "".join(character if character.isalnum() or character in " ._-()" else "_" for character in stem)
-    return f"{kept.strip(' .')[:80] or 'movies'}-tagged.csv"
+    safe = "".join(character if character.isalnum() or character in " ._-()" else "_" for character in stem)
+    return f"{safe.strip(' .')[:80] or 'movies'}-tagged.csv"
 
 
 def _header(text: str) -> tuple[str, list[str]]:
-    """The delimiter with which there is a column of plots, and all columns."""
+    """The first delimiter that gives a plot column, and the column names."""
     for delimiter in _DELIMITERS:
-        # Cells in quotes are broken with another delimiter than theirs.
-        with suppress(Refusal):
+        # The wrong delimiter can make quoted cells malformed.
+        with suppress(RequestError):
             header = _first_line(text, delimiter)
-            if _place(header, "plot") is not None:
+            if _column_index(header, "plot") is not None:
                 break
     else:
-        raise _plotless(_first_line(text, _DELIMITERS[0]))
-    doubled = next((name for name in header if header.count(name) > 1), None)
-    if doubled is not None:
-        raise Refusal(422, f"table: more than one column {quoted(doubled)}; keep one of each name")
+        raise _missing_plot_error(_first_line(text, _DELIMITERS[0]))
+    duplicate = next((name for name in header if header.count(name) > 1), None)
+    if duplicate is not None:
+        raise RequestError(422, f"table: more than one column {quoted(duplicate)}; keep one of each name")
     return delimiter, header
 
 
@@ -112,9 +110,9 @@ def _first_line(text: str, delimiter: str) -> list[str]:
     return next(_lines(text, delimiter), (0, []))[1]
 
 
-def _plotless(found: Sequence[str]) -> Refusal:
-    said = ", ".join(quoted(name) for name in found[:10]) or "nothing"
-    return Refusal(422, f"table: no column {' or '.join(ALIASES['plot'])} in the first line; found {said}")
+def _missing_plot_error(header: Sequence[str]) -> RequestError:
+    names = ", ".join(quoted(name) for name in header[:10]) or "nothing"
+    return RequestError(422, f"table: no column {' or '.join(ALIASES['plot'])} in the first line; found {names}")
 
 
 def _rows(text: str, delimiter: str, header: list[str], limits: Limits) -> list[list[str]]:
@@ -123,35 +121,36 @@ def _rows(text: str, delimiter: str, header: list[str], limits: Limits) -> list[
     next(lines)
     for number, row in lines:
         if len(row) != len(header):
-            raise Refusal(
-                422, f"table: line {number:,} has {len(row):,} cells, the first line {len(header):,}; mend it"
+            raise RequestError(
+                422, f"table: line {number:,} has {len(row):,} cells, the first line {len(header):,}; fix that line"
             )
         if len(rows) == limits.table_rows:
-            raise Refusal(413, f"table: more than {limits.table_rows:,} rows: {_INSTEAD}")
+            raise RequestError(413, f"table: more than {limits.table_rows:,} rows: {_USE_JOB}")
         rows.append(row)
     if not rows:
-        raise Refusal(422, "table: no rows below the first line; expected at least one movie")
+        raise RequestError(422, "table: no rows after the header; expected at least one movie")
     return rows
 
 
 def _lines(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows that are not blank, and the line of the file in which each ends."""
+    """Rows that are not blank, each with the number of its last line."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for row in reader:
             if row:
                 yield reader.line_num, row
     except csv.Error as error:
-        raise Refusal(422, f"table: line {reader.line_num:,} cannot be read ({error}); save the file as CSV") from None
+        raise RequestError(
+            422, f"table: line {reader.line_num:,} cannot be read ({error}); save the file as CSV"
+        ) from None
 
 
-def _place(header: Sequence[str], name: str) -> int | None:
-    """Where the column stands."""
+def _column_index(header: Sequence[str], name: str) -> int | None:
     return next((header.index(alias) for alias in ALIASES[name] if alias in header), None)
 
 
-def _unused(name: str, header: Sequence[str]) -> str:
-    """The name, changed where the file has such a column already."""
+def _unique(name: str, header: Sequence[str]) -> str:
+    """The name, prefixed while the file already has such a column."""
     while name in header:
         name = f"tagged_{name}"
     return name

@@ -1,22 +1,22 @@
-"""Movies to try a model on: their plots were written for this project, and their posters are drawn."""
+"""Invented example movies for the demo page; their plots were written for this project, their posters are generated."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
 from mmgenre.sandbox import posters
 
-# As wide as models want them, about; small, because they are part of the page.
+# Pixels. About the input size of the image models, and small because the page embeds them.
 _POSTER_SIZE = (160, 240)
 
 
 @dataclass(frozen=True)
 class Example:
-    """A movie that was never made.
+    """An invented movie.
 
     Args:
-        title: its name.
+        title: its title.
         plot: a few sentences.
-        genres: what its poster hints at.
+        genres: the genres that its poster suggests.
     """
 
     title: str
@@ -25,7 +25,7 @@ class Example:
 
     @cached_property
     def poster(self) -> bytes:
-        """A JPEG of a few kilobytes, the same each time."""
+        """A JPEG of a few kilobytes, always the same."""
         return posters.draw(self.title, self.genres, _POSTER_SIZE)
 
 

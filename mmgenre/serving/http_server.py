@@ -1,4 +1,4 @@
-"""The HTTP server: its socket, its patience with clients that are slow or send no HTTP, and its thread."""
+"""The HTTP server: its socket, its thread, and timeouts for clients that are slow or do not speak HTTP."""
 
 import asyncio
 import errno
@@ -17,49 +17,49 @@ from mmgenre.errors import InputError
 from mmgenre.serving.middleware import HEADERS, App
 from mmgenre.serving.request_error import error_body
 
-# Seconds and bytes for the first line and the headers of a request.
-_HEAD_S, _HEAD_BYTES = 15.0, 64_000
-# Bytes of a body that was refused, read away so that its client gets to read why.
-_MOST_DRAINED = 200_000_000
-# Seconds for the answers that are under way when the server is stopped, and that a connection may be idle.
-_GRACE_S, _IDLE_S = 2, 30
+# Limits on the request line and headers of a request.
+_HEAD_TIMEOUT_S, _MAX_HEAD_BYTES = 15.0, 64_000
+# Bytes of a rejected body that are read and discarded, so that the client gets to read the response.
+_MAX_DRAINED_BYTES = 200_000_000
+# Seconds for responses in flight at shutdown, and for idle keep-alive connections.
+_SHUTDOWN_S, _KEEP_ALIVE_S = 2, 30
 _BACKLOG = 1024
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound, and to nothing else: the port is ours.
+    """A listening socket.
 
     Raises:
-        InputError: the port is taken, may not be had, or the host is none of this machine.
+        InputError: the port is in use or not permitted, or the host is not an address of this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind, protocol)
+        listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise InputError(f"host={host}: {error.strerror}; expected an address of this machine") from None
     try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-        # Else another server could still bind the port until this one listens.
-        found.listen(_BACKLOG)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        # With SO_REUSEADDR, another process can bind the port until this one listens.
+        listener.listen(_BACKLOG)
     except OSError as error:
-        found.close()
+        listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise InputError(f"port={port}: something listens at {host}:{port} already; give another port=") from None
-        raise InputError(f"host={host} port={port}: {os.strerror(error.errno or 0)}; give others") from None
-    return found
+            raise InputError(f"port={port}: {host}:{port} is already in use; set another port=") from None
+        raise InputError(f"host={host} port={port}: {os.strerror(error.errno or 0)}; set others") from None
+    return listener
 
 
 class HttpServer:
-    """Serves an ASGI app in a thread of its own.
+    """Serves an ASGI app in its own thread.
 
     Args:
-        app: what answers.
-        listening: its socket.
+        app: the ASGI app.
+        listener: a listening socket.
     """
 
-    def __init__(self, app: App, listening: socket.socket):
-        # It tells of every request that a stop breaks off; what fails is logged by the guard.
+    def __init__(self, app: App, listener: socket.socket):
+        # uvicorn logs every request that a shutdown interrupts; RequestGuard logs real failures.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         config = uvicorn.Config(
             app,
@@ -69,120 +69,121 @@ class HttpServer:
             access_log=False,
             log_config=None,
             server_header=False,
-            timeout_keep_alive=_IDLE_S,
-            timeout_graceful_shutdown=_GRACE_S,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
             backlog=_BACKLOG,
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([listening],), name="http", daemon=True)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="http", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start answering requests."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Return when nothing is answered any more."""
+        """Finish the responses in flight and stop."""
         self._server.should_exit = True
-        self._thread.join(_GRACE_S + 3)
+        self._thread.join(_SHUTDOWN_S + 3)
 
     @property
-    def num_answers(self) -> int:
-        """So far."""
+    def num_requests(self) -> int:
+        """Requests answered so far."""
         return self._server.server_state.total_requests
 
 
 class Connection(HttpToolsProtocol):
-    """A client's connection: uvicorn itself waits for ever for the headers of a request, however long they are."""
+    """A client connection. uvicorn itself puts no limit on the time and size of request headers."""
 
-    _head_bytes = _drained = 0
-    _is_between = False
+    _head_bytes = _drained_bytes = 0
+    _is_between_requests = False
     _received = b""
-    _patience: asyncio.TimerHandle | None = None
+    _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Expect a request."""
+        """Start the header timer."""
         super().connection_made(transport)
-        self._expect_head()
+        self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Expect nothing more."""
-        self._stop_expecting()
+        """Stop the header timer."""
+        self._stop_head_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what belongs to no body."""
+        """Count header bytes."""
         self._received = data
         super().data_received(data)
-        if self._patience is None and self._is_between and self.cycle.response_complete:
-            # Blank lines behind an answer, which uvicorn takes for the beginning of a request.
-            self._expect_head()
-        if self._patience is not None and not self.transport.is_closing():
+        if self._head_timer is None and self._is_between_requests and self.cycle.response_complete:
+            # Blank lines after a response, which uvicorn takes for the start of a request.
+            self._start_head_timer()
+        if self._head_timer is not None and not self.transport.is_closing():
             self._head_bytes += len(data)
-            if self._head_bytes > _HEAD_BYTES:
-                self._refuse(b"431 Request Header Fields Too Large", "headers: too many bytes; send fewer")
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self._reject(b"431 Request Header Fields Too Large", "headers: too large; send fewer or shorter ones")
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Restart the header timer for a new request."""
         super().on_message_begin()
-        self._is_between = False
-        self._expect_head()
+        self._is_between_requests = False
+        self._start_head_timer()
 
     def on_headers_complete(self) -> None:
-        """A request's headers are there."""
-        self._stop_expecting()
+        """Stop the header timer."""
+        self._stop_head_timer()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Read what nobody wants any more, within reason."""
+        """Discard the rest of a rejected body, up to a limit."""
         if self.cycle.response_complete:
-            self._drained += len(body)
-            if self._drained > _MOST_DRAINED:
+            self._drained_bytes += len(body)
+            if self._drained_bytes > _MAX_DRAINED_BYTES:
                 self.transport.abort()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """All of a request is there."""
+        """Note that the request has been received."""
         super().on_message_complete()
-        self._is_between = True
+        self._is_between_requests = True
 
     def _should_upgrade(self) -> bool:
-        """Read nothing with a parser that hands over to another protocol: it leaves bodies out."""
+        """Handle every upgrade request here: uvicorn's parser skips the body of a request that asks for one."""
         return True
 
     def handle_websocket_upgrade(self) -> None:
-        """Answer as if no other protocol had been asked for, which a server may; Java's clients ask by default."""
+        """Ignore the upgrade and answer in HTTP/1.1, which RFC 9110 permits; Java's HTTP client always asks for h2c."""
         method = self.parser.get_method()
         if method == b"CONNECT":
-            self._refuse(b"400 Bad Request", "CONNECT: this is no proxy; expected GET or POST")
+            self._reject(b"400 Bad Request", "CONNECT: this is not a proxy; expected GET or POST")
             return
         lines = [method + b" " + self.url + b" HTTP/1.1"]
         lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        # The parser's exception holds the offset at which it stopped.
         error = sys.exception()
-        behind = self._received[error.args[0] :] if error else b""
+        unparsed = self._received[error.args[0] :] if error else b""
         self.parser = httptools.HttpRequestParser(self)
-        self.data_received(b"\r\n".join([*lines, b"", b""]) + behind)
+        self.data_received(b"\r\n".join([*lines, b"", b""]) + unparsed)
 
     def send_400_response(self, msg: str) -> None:
-        """For what is no HTTP."""
-        self._refuse(b"400 Bad Request", "not HTTP/1.1; expected a request of an HTTP client")
+        """Answer data that is not HTTP."""
+        self._reject(b"400 Bad Request", "not HTTP/1.1; use an HTTP client")
 
-    def _expect_head(self) -> None:
-        self._stop_expecting()
+    def _start_head_timer(self) -> None:
+        self._stop_head_timer()
         self._head_bytes = 0
-        self._patience = self.loop.call_later(_HEAD_S, self._give_up)
+        self._head_timer = self.loop.call_later(_HEAD_TIMEOUT_S, self._time_out)
 
-    def _stop_expecting(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    def _give_up(self) -> None:
+    def _time_out(self) -> None:
+        # Browsers open spare connections: those are closed without a response.
         if self._head_bytes and not self.transport.is_closing():
-            self._refuse(b"408 Request Timeout", "headers: come too slowly; send them again")
-        # Browsers open connections that they may never need.
+            self._reject(b"408 Request Timeout", "headers: arrive too slowly; send them again")
         self.transport.close()
 
-    def _refuse(self, status: bytes, message: str) -> None:
+    def _reject(self, status: bytes, message: str) -> None:
         body = error_body(message)
         headers = [*HEADERS, (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         lines = [b"HTTP/1.1 " + status, *(name + b": " + value for name, value in headers), b"connection: close"]

@@ -1,4 +1,4 @@
-"""The outermost layer of the service: bounds on bodies as they come in, headers of every answer, a log of failures."""
+"""Outermost ASGI middleware: bounds on request bodies as they arrive, response headers, cancellation, error log."""
 
 import asyncio
 import logging
@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect
 
-from mmgenre.serving.request_error import Refusal
+from mmgenre.serving.request_error import RequestError
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -15,24 +15,24 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
-# Seconds for the next bytes of a body, and for all of it.
-_PAUSE_S, _WHOLE_S = 15.0, 120.0
-# Of all bodies that are in memory at once.
-_BYTES_AT_ONCE = 256_000_000
+# Seconds allowed between two chunks of a body, and for a whole body.
+_CHUNK_TIMEOUT_S, _BODY_TIMEOUT_S = 15.0, 120.0
+# Bytes of all request bodies in memory together.
+_MAX_TOTAL_BYTES = 256_000_000
 _log = logging.getLogger(__name__)
 
 
-class Guard:
+class RequestGuard:
     """ASGI middleware.
 
     Args:
-        app: what is guarded.
-        body_bytes: that a body may have.
+        app: the wrapped app.
+        body_bytes: size limit of a request body.
     """
 
     def __init__(self, app: App, body_bytes: int):
-        self._app, self._most = app, body_bytes
-        self._held = 0
+        self._app, self._max_bytes = app, body_bytes
+        self._total_bytes = 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -45,88 +45,87 @@ class Guard:
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
             await send(message)
 
-        body = _Body(self, scope, receive)
+        body = _BoundedBody(self, scope, receive)
         try:
             await self._answer(scope, body, send_with_headers)
         except ClientDisconnect:
-            # Nobody is there to be told anything.
             return
         except Exception:
-            # The routes have answered, as far as that was still possible.
+            # FastAPI has already sent the 500.
             _log.exception("%s %s", scope["method"], scope["path"])
         finally:
-            self._held -= body.num_bytes
+            self._total_bytes -= body.num_bytes
 
-    async def _answer(self, scope: MutableMapping[str, Any], body: "_Body", send: Send) -> None:
-        """Answer as long as the client is there: what nobody waits for is not computed.
+    async def _answer(self, scope: MutableMapping[str, Any], body: "_BoundedBody", send: Send) -> None:
+        """Answer, but cancel the work if the client disconnects.
 
         Raises:
-            ClientDisconnect: it went away.
+            ClientDisconnect: it did.
         """
-        answering = asyncio.ensure_future(self._app(scope, body.receive, send))
-        leaving = asyncio.ensure_future(body.left())
+        answer = asyncio.ensure_future(self._app(scope, body.receive, send))
+        disconnect = asyncio.ensure_future(body.wait_for_disconnect())
         try:
-            await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
+            await asyncio.wait((answer, disconnect), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
                 raise ClientDisconnect
-            answering.result()
+            answer.result()
         finally:
-            answering.cancel()
-            leaving.cancel()
+            answer.cancel()
+            disconnect.cancel()
 
-    def announced(self, length: bytes | None) -> None:
-        """Raise Refusal for a length in a header that is too large."""
-        if length is not None and length.isdigit() and int(length[:20]) > self._most:
-            self._refuse(f"{int(length[:20]):,}")
+    def check_content_length(self, length: bytes | None) -> None:
+        """Raise RequestError if a Content-Length header is over the limit."""
+        if length is not None and length.isdigit() and int(length[:20]) > self._max_bytes:
+            raise self._too_large(f"{int(length[:20]):,}")
 
-    def take(self, num_bytes: int, so_far: int) -> None:
-        """Count bytes of a body that has had some before; raise Refusal where they are too many."""
-        self._held += num_bytes
-        if so_far + num_bytes > self._most:
-            self._refuse(f"more than {self._most:,}")
-        if self._held > _BYTES_AT_ONCE:
-            raise Refusal(503, "busy: too many large requests at once; try again in a second")
+    def count(self, num_bytes: int, body_bytes: int) -> None:
+        """Count a chunk; raise RequestError if its body, of body_bytes so far, or all bodies together are too large."""
+        self._total_bytes += num_bytes
+        if body_bytes > self._max_bytes:
+            raise self._too_large(f"more than {self._max_bytes:,}")
+        if self._total_bytes > _MAX_TOTAL_BYTES:
+            raise RequestError(503, "busy: too many large requests at once; try again in a second")
 
-    def _refuse(self, found: str) -> None:
-        raise Refusal(413, f"body: {found} bytes; expected at most {self._most:,}: send less")
+    def _too_large(self, size: str) -> RequestError:
+        return RequestError(413, f"body: {size} bytes; expected at most {self._max_bytes:,}: send less")
 
 
-class _Body:
-    """Hands a body through while it is within its bounds."""
+class _BoundedBody:
+    """Passes a request body on while it stays within its bounds of size and time."""
 
-    def __init__(self, guard: Guard, scope: MutableMapping[str, Any], receive: Receive):
+    def __init__(self, guard: RequestGuard, scope: MutableMapping[str, Any], receive: Receive):
         self._guard, self._receive = guard, receive
-        self._length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
-        self._whole = asyncio.Event()
+        self._content_length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
+        self._is_complete = asyncio.Event()
         self._deadline = 0.0
         self.num_bytes = 0
 
     async def receive(self) -> Message:
-        """The next message.
+        """The next ASGI message.
 
         Raises:
-            Refusal: the body is too large, or comes too slowly.
+            RequestError: the body is too large or too slow.
         """
-        if self._whole.is_set():
+        if self._is_complete.is_set():
             return await self._receive()
         now = asyncio.get_running_loop().time()
         if not self._deadline:
-            self._guard.announced(self._length)
-            self._deadline = now + _WHOLE_S
+            self._guard.check_content_length(self._content_length)
+            self._deadline = now + _BODY_TIMEOUT_S
         try:
-            async with asyncio.timeout_at(min(self._deadline, now + _PAUSE_S)):
+            async with asyncio.timeout_at(min(self._deadline, now + _CHUNK_TIMEOUT_S)):
                 message = await self._receive()
         except TimeoutError:
-            raise Refusal(408, "body: comes too slowly; send it again, or less of it") from None
+            raise RequestError(408, "body: arrives too slowly; send it again, or send less") from None
         size = len(message.get("body", b""))
         self.num_bytes += size
-        self._guard.take(size, self.num_bytes - size)
+        self._guard.count(size, self.num_bytes)
         if not message.get("more_body", False):
-            self._whole.set()
+            self._is_complete.set()
         return message
 
-    async def left(self) -> None:
-        """Return when the client, who has sent all of it, has gone away."""
-        await self._whole.wait()
+    async def wait_for_disconnect(self) -> None:
+        """Return when the client disconnects after it has sent the whole body."""
+        await self._is_complete.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass

@@ -1,4 +1,4 @@
-"""The page on which people try a model: one HTML file that asks for nothing but the service's own answers."""
+"""The demo page: a single HTML file that talks to nothing but the service."""
 
 import base64
 import hashlib
@@ -9,89 +9,89 @@ from dataclasses import dataclass
 from mmgenre import pages
 from mmgenre.labels import GENRES
 from mmgenre.models.checkpoint import Card
-from mmgenre.serving.config import ServiceConfig
+from mmgenre.serving.config import ServingConfig
 from mmgenre.serving.examples import EXAMPLES
 from mmgenre.tables.schema import PredictStatus
 from mmgenre.tagging.decisions import DecisionConfig, Decisions, calibrations
 
-_READS = {"title": "the title", "plot": "the plot", "image": "the poster"}
-_REASONS = {"plot": "the words", "image": "the regions"}
+_INPUTS = {"title": "the title", "plot": "the plot", "image": "the poster"}
+_EVIDENCE = {"plot": "the words", "image": "the regions"}
 _SCORES = {
     "macro_f1": "Macro F1",
     "micro_f1": "Micro F1",
     "mean_average_precision": "Mean average precision",
     "f1_of_averages": "F1 of averaged precision and recall",
 }
-_ALONE = {"text_only": "Plot alone", "poster_only": "Poster alone"}
+_SINGLE_INPUTS = {"text_only": "Plot only", "poster_only": "Poster only"}
 
 
 @dataclass(frozen=True)
-class Page:
-    """What is sent to the browser.
+class DemoPage:
+    """The rendered page.
 
     Args:
-        html: the page, whole.
-        headers: that it is sent with; they forbid everything that the page does not do.
+        html: the whole page.
+        headers: response headers, with a Content-Security-Policy that forbids everything the page does not do.
     """
 
     html: str
     headers: dict[str, str]
 
 
-def page(card: Card, config: ServiceConfig) -> Page:
+def render_page(card: Card, config: ServingConfig) -> DemoPage:
     """The page for a trained model.
 
     Args:
-        card: the model's.
+        card: of the model.
         config: of the service.
     """
-    reads, limits = card.model.columns, config.limits.model_dump()
+    columns, limits = card.model.columns, config.limits.model_dump()
     html = pages.render(
         "demo.html",
-        title="Genres of a movie",
-        reads=_listed([_READS[column] for column in reads]),
-        gives=_gives(reads),
-        reasons=_listed([name for column, name in _REASONS.items() if column in reads]),
-        ignored=_listed([name for column, name in _READS.items() if column not in reads]),
-        reads_columns=reads,
+        title="Movie genres",
+        reads=_joined([_INPUTS[column] for column in columns]),
+        inputs=_required_inputs(columns),
+        evidence=_joined([name for column, name in _EVIDENCE.items() if column in columns]),
+        ignored=_joined([name for column, name in _INPUTS.items() if column not in columns]),
+        columns=columns,
         family=card.model.family.replace("_", " "),
         version=card.version,
         scores=[(_SCORES.get(name, name), value) for name, value in card.scores.items()],
         cutoffs=_cutoffs(card, config),
         top_k=config.top_k,
         limits=limits,
-        settings={"limits": limits, "reads": list(reads), "genres": GENRES, "patience_s": _patience_s(config)},
+        settings={"limits": limits, "reads": list(columns), "genres": GENRES, "timeout_s": _timeouts(config)},
         examples=EXAMPLES,
         genres=GENRES,
         megabytes=_megabytes,
         percent=_percent,
     )
-    return Page(html, {"Content-Security-Policy": _policy(html), "Referrer-Policy": "no-referrer"})
+    return DemoPage(html, {"Content-Security-Policy": _content_policy(html), "Referrer-Policy": "no-referrer"})
 
 
-def _patience_s(config: ServiceConfig) -> dict[str, float]:
-    """How long the page waits for the answer to a request: what the service allows itself, and as long for the way."""
+def _timeouts(config: ServingConfig) -> dict[str, float]:
+    """Seconds that the page waits for each route: twice the service's own timeout, to allow for the network."""
     seconds = {"predict": config.timeout_s, "explain": config.explain_timeout_s, "tag": config.table_timeout_s}
-    return {name: 2 * allowed for name, allowed in seconds.items()}
+    return {route: 2 * timeout for route, timeout in seconds.items()}
 
 
-def _gives(reads: Collection[str]) -> str:
-    """What a person is asked for."""
-    if "plot" not in reads:
+def _required_inputs(columns: Collection[str]) -> str:
+    if "plot" not in columns:
         return "poster"
-    return "plot, its poster or both" if "image" in reads else "plot"
+    return "plot, its poster or both" if "image" in columns else "plot"
 
 
 def _cutoffs(card: Card, decisions: DecisionConfig) -> dict[str, list[float]]:
-    """By the heading of their column, in GENRES order."""
+    """Thresholds in GENRES order, by table heading."""
     decide = Decisions(calibrations(card, "the model"), decisions)
-    usual = "Plot and poster" if card.alone else "Threshold"
-    headings = {PredictStatus.TEXT_AND_POSTER: usual} | {PredictStatus(status): _ALONE[status] for status in card.alone}
+    all_inputs = "Plot and poster" if card.alone else "Threshold"
+    headings = {PredictStatus.TEXT_AND_POSTER: all_inputs}
+    headings |= {PredictStatus(status): _SINGLE_INPUTS[status] for status in card.alone}
     return {heading: decide.cutoffs(status).tolist() for status, heading in headings.items()}
 
 
-def _policy(html: str) -> str:
-    """A Content-Security-Policy under which only the page's own style and scripts are taken."""
+def _content_policy(html: str) -> str:
+    """A Content-Security-Policy that allows only the page's own style and scripts, by hash."""
     return "; ".join(
         (
             "default-src 'none'",
@@ -112,7 +112,7 @@ def _hashes(html: str, tag: str) -> str:
     return " ".join(f"'sha256-{digest}'" for digest in digests)
 
 
-def _listed(names: list[str]) -> str:
+def _joined(names: list[str]) -> str:
     """ "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 

@@ -1,4 +1,4 @@
-"""The processes that compute, as deployments of Ray Serve: one tags movies, the other explains what was said of one."""
+"""Ray Serve deployments that run the model: one tags movies in batches, the other explains one movie at a time."""
 
 import threading
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from mmgenre.explain.attribution import Explainer, overlay
+from mmgenre.explain.attribution import Explainer
+from mmgenre.explain.heat_maps import overlay
 from mmgenre.models.inference import Precision
 from mmgenre.tables.schema import from_per_genre
 from mmgenre.tagging.actors import Tagger
@@ -18,8 +19,8 @@ from mmgenre.tagging.input import DIGEST, ID
 
 
 @dataclass(frozen=True)
-class Movie:
-    """What models read of a movie; the poster is a JPEG, as in a POSTERS table."""
+class MovieToTag:
+    """What a model reads of a movie; `image` is a JPEG as in a POSTERS table."""
 
     title: str | None
     plot: str | None
@@ -28,12 +29,12 @@ class Movie:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of a movie.
+    """A model's output for one movie.
 
     Args:
-        status: of PredictStatus.
-        probabilities: shape (9,), float32, in GENRES order; NaN where there are none.
-        detail: why there are none, where something failed.
+        status: a PredictStatus.
+        probabilities: shape (9,), float32, in GENRES order; NaN without a prediction.
+        detail: the error message, if the prediction failed.
     """
 
     status: str
@@ -42,53 +43,53 @@ class Prediction:
 
 
 class TagReplica:
-    """Tags batches of movies with a model of its own.
+    """Tags batches of movies with its own copy of the model.
 
     Args:
-        directory: of the checkpoint.
+        directory: checkpoint folder.
         precision: see Predictor.
-        threads: of computing.
-        on_loopback: whether no other machine has to reach this process.
+        threads: torch threads.
+        loopback_only: no other machine needs to reach this process.
     """
 
-    def __init__(self, directory: str, precision: Precision, threads: int, on_loopback: bool):
-        if on_loopback:
-            _stay_on_loopback()
+    def __init__(self, directory: str, precision: Precision, threads: int, loopback_only: bool):
+        if loopback_only:
+            _listen_on_loopback()
         torch.set_num_threads(threads)
         self._tagger = Tagger.load(directory, precision)
-        # Tokenizers may not be used by two threads at once.
-        self._turn = threading.Lock()
-        # What a model does on its first movie takes longer than on all others.
-        tag(self._tagger, [Movie("A title", "A plot.", None)])
+        # Tokenizers are not thread-safe.
+        self._lock = threading.Lock()
+        # Warm-up: the first forward pass is slower than all later ones.
+        tag(self._tagger, [MovieToTag("A title", "A plot.", None)])
 
-    def tag(self, movies: list[Movie]) -> list[Prediction]:
-        """A prediction for each."""
-        with self._turn:
+    def tag(self, movies: list[MovieToTag]) -> list[Prediction]:
+        """One prediction per movie."""
+        with self._lock:
             return tag(self._tagger, movies)
 
 
 class ExplainReplica:
-    """Explains predictions, one after the other; arguments as those of TagReplica."""
+    """Explains predictions, one movie at a time. Arguments as in TagReplica."""
 
-    def __init__(self, directory: str, threads: int, on_loopback: bool):
-        if on_loopback:
-            _stay_on_loopback()
+    def __init__(self, directory: str, threads: int, loopback_only: bool):
+        if loopback_only:
+            _listen_on_loopback()
         torch.set_num_threads(threads)
         self._explainer = Explainer.load(directory)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
-    def explain(self, movie: Movie, genres: Sequence[str]) -> dict[str, Any]:
-        """The text that is read, its words with their scores by genre, and by genre a JPEG of the poster's regions."""
-        with self._turn:
-            found = self._explainer.explain(movie.title, movie.plot, movie.image, genres)
-        words = [{"start": word.start, "end": word.end, "scores": word.scores} for word in found.words]
+    def explain(self, movie: MovieToTag, genres: Sequence[str]) -> dict[str, Any]:
+        """The text as the model reads it, its words with scores per genre, and a JPEG of the poster per genre."""
+        with self._lock:
+            attribution = self._explainer.explain(movie.title, movie.plot, movie.image, genres)
+        words = [{"start": word.start, "end": word.end, "scores": word.scores} for word in attribution.words]
         image = movie.image
-        regions = {} if image is None else {genre: overlay(image, heat) for genre, heat in found.heat.items()}
-        return {"text": found.text, "words": words, "regions": regions}
+        regions = {} if image is None else {genre: overlay(image, heat) for genre, heat in attribution.heat.items()}
+        return {"text": attribution.text, "words": words, "regions": regions}
 
 
-def tag(tagger: Tagger, movies: Sequence[Movie]) -> list[Prediction]:
-    """A prediction for each movie; one that the model fails on does not hurt those it is computed with."""
+def tag(tagger: Tagger, movies: Sequence[MovieToTag]) -> list[Prediction]:
+    """One prediction per movie; a movie that makes the model fail does not affect the rest of its batch."""
     rows = pa.table(
         {
             "imdb_id": pa.array([""] * len(movies), ID.type),
@@ -101,19 +102,18 @@ def tag(tagger: Tagger, movies: Sequence[Movie]) -> list[Prediction]:
     try:
         tagged = tagger.tag(rows)
     except Exception:
-        # It fails on all of them; alone, each becomes a row that says why.
+        # The tagger raises only if every movie fails; a movie on its own becomes a row with the error.
         if len(movies) == 1:
             raise
         return [prediction for movie in movies for prediction in tag(tagger, [movie])]
-    chances = from_per_genre(tagged["probabilities"])
-    statuses, details = tagged["status"].to_pylist(), tagged["detail"].to_pylist()
-    return [Prediction(*found) for found in zip(statuses, chances, details, strict=True)]
+    columns = tagged["status"].to_pylist(), from_per_genre(tagged["probabilities"]), tagged["detail"].to_pylist()
+    return [Prediction(*row) for row in zip(*columns, strict=True)]
 
 
-def _stay_on_loopback() -> None:
-    """Have Serve's own port, on which other nodes would reach this process without any authentication, at 127.0.0.1.
+def _listen_on_loopback() -> None:
+    """Bind Serve's unauthenticated gRPC port, through which other nodes reach a replica, to 127.0.0.1.
 
-    Serve opens it once this constructor has returned, at all addresses, and has no option for it.
+    Serve opens the port on all addresses after this constructor returns, and has no option for it.
     """
     from ray.serve._private import replica  # noqa: PLC0415 - only where Serve runs this
 

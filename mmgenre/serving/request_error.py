@@ -1,17 +1,17 @@
-"""What a client is told when its request is not answered as asked."""
+"""The error that a client receives, and how it is written to the wire."""
 
 import json
 
-# Seconds after which a client that was turned away may come again.
+# Seconds that the Retry-After header of a 503 asks a client to wait.
 RETRY_AFTER_S = 1
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, not a mishap
-    """Ends a request with a status and one line: what was found, what was expected, how to mend it.
+class RequestError(Exception):
+    """Ends a request with an HTTP status and a one-line message: what was found, what was expected, how to fix it.
 
     Args:
-        status: of HTTP, 4xx or 503.
-        message: that line.
+        status: HTTP status, 4xx or 503.
+        message: the line.
     """
 
     def __init__(self, status: int, message: str):
@@ -20,21 +20,16 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a mishap
 
     @property
     def headers(self) -> dict[str, str]:
-        """What is sent beside the message."""
+        """Response headers: Retry-After with a 503."""
         return {"Retry-After": str(RETRY_AFTER_S)} if self.status == 503 else {}
-
-    @property
-    def body(self) -> bytes:
-        """The message as JSON."""
-        return error_body(self.message)
 
 
 def error_body(message: str) -> bytes:
-    """The body of every answer that is an error; bytes whatever a client has put into the message."""
+    """The body of an error response, in ASCII: a message may quote text that UTF-8 cannot encode."""
     return json.dumps({"error": message}).encode()
 
 
-def quoted(found: object, most: int = 60) -> str:
-    """Something that a client sent, in a message: short, in one line, with what is not printable escaped."""
-    said = str(found)
-    return ascii(said if len(said) <= most else said[:most] + "...")
+def quoted(value: object, max_length: int = 60) -> str:
+    """A value from a request, quoted for an error message: shortened, on one line, non-printable characters escaped."""
+    text = str(value)
+    return ascii(text if len(text) <= max_length else text[:max_length] + "...")

@@ -1,226 +1,150 @@
-"""Movies out of the bodies of requests: JSON, or a form; what is wrong in them, said in one line."""
+"""Pydantic models of the movies in a request: they validate bodies and describe them in the OpenAPI document."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from pydantic_core import from_json
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
-from mmgenre.serving.limits import Limits
-from mmgenre.serving.request_error import Refusal, quoted
+from mmgenre.serving.config import Limits
+from mmgenre.serving.examples import EXAMPLES
+from mmgenre.serving.forms import UploadedFile, parse_form
+from mmgenre.serving.request_error import RequestError, quoted
 
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
+MOVIE_FIELDS = ("id", "title", "plot", "poster")
+_STRICT = ConfigDict(extra="forbid", strict=True)
+_JSON_TYPES = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+_MOVIE = "an object with title, plot or poster"
+# What each of pydantic's error types expected.
+_EXPECTED = {
+    "string_type": "text",
+    "list_type": "a list of movies, at least one",
+    "too_short": "a list of movies, at least one",
+}
 
-JSON, FORM = "application/json", "multipart/form-data"
-_FIELDS = ("id", "title", "plot", "poster")
-_FILES = ("poster", "table")
-# Fields of a form: more than anybody needs, and few enough to look through.
-_MOST_PARTS = 16
 
+class MovieRequest(BaseModel):
+    """A movie in a request; None: unknown. `poster` is an image file, as uploaded or in base64."""
 
-@dataclass(frozen=True)
-class Asked:
-    """A movie of a request; what is not known of it is None.
-
-    Args:
-        id: what the client calls it.
-        title: its name.
-        plot: its story.
-        poster: an image as it was uploaded, or in base64.
-    """
+    model_config = _STRICT
 
     id: str | None = None
     title: str | None = None
     plot: str | None = None
-    poster: bytes | str | None = None
+    poster: str | bytes | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reject_unknown_fields(cls, value: Any) -> Any:
+        # Pydantic alone reports every one of them, which takes 25 s and 1 GB for a body of 8 MB.
+        unknown = next((name for name in value if name not in MOVIE_FIELDS), None) if isinstance(value, dict) else None
+        if unknown is not None:
+            raise PydanticCustomError("unknown_field", "unknown field", {"name": unknown})
+        return value
 
 
-@dataclass(frozen=True)
-class File:
-    """A file of a form.
+class RequestModels:
+    """Parses the movies of request bodies, within the limits of a service."""
 
-    Args:
-        name: what the client calls it; "" where it does not say.
-        content: its bytes.
-    """
-
-    name: str
-    content: bytes
-
-
-def media_type(content_type: str) -> str:
-    """The kind of body that a header announces.
-
-    Raises:
-        Refusal: none that is read here.
-    """
-    found = content_type.partition(";")[0].strip().lower()
-    if found not in (JSON, FORM):
-        raise Refusal(415, f"Content-Type: {quoted(found) if found else 'none'}; expected {JSON} or {FORM}")
-    return found
-
-
-def movies_of_json(body: bytes, limits: Limits) -> tuple[list[Asked], bool]:
-    """The movies of a JSON body, and whether it is of the form that has several.
-
-    Raises:
-        Refusal: no JSON, wrong fields, or more than the limits allow.
-    """
-    try:
-        found = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise Refusal(400, f"body: not JSON ({error}); expected an object such as {{'plot': '...'}}") from None
-    if not isinstance(found, dict):
-        raise Refusal(422, f"body: {_kind(found)}; expected an object with title, plot or poster, or with movies")
-    if "movies" not in found:
-        return [_movie(found, "", limits)], False
-    movies = found["movies"]
-    if len(found) > 1:
-        other = next(name for name in found if name != "movies")
-        raise Refusal(422, f"{quoted(other)}: stands beside movies; expected it within each of the movies")
-    if not isinstance(movies, list) or not movies:
-        raise Refusal(422, f"movies: {_kind(movies)}; expected a list of movies, at least one")
-    if len(movies) > limits.batch_movies:
-        raise Refusal(
-            413, f"movies: {len(movies):,}; expected at most {limits.batch_movies:,}: send several requests, or a table"
-        )
-    return [_movie(movie, f"movies.{number}", limits) for number, movie in enumerate(movies)], True
-
-
-def movie_of_form(body: bytes, content_type: str, limits: Limits) -> Asked:
-    """The movie of a form with the fields title, plot and poster.
-
-    Raises:
-        Refusal: no such form, unknown fields, or more than the limits allow.
-    """
-    parts = _parts(body, content_type)
-    values: dict[str, Any] = {}
-    for name, part in parts.items():
-        # A browser sends an empty file for a field that nothing was chosen for.
-        if isinstance(part, File) and name == "poster" and part.content:
-            values[name] = part.content
-        elif not isinstance(part, File):
-            values[name] = part
-        elif name != "poster":
-            raise Refusal(422, f"{quoted(name)}: a file; expected text, and a file in the field poster alone")
-    return _movie(values, "", limits)
-
-
-def table_of_form(body: bytes, content_type: str) -> File:
-    """The file of a form with the field table.
-
-    Raises:
-        Refusal: no such form.
-    """
-    parts = _parts(body, content_type)
-    table = parts.pop("table", None)
-    if not isinstance(table, File):
-        raise Refusal(422, "table: missing, or not a file; expected a CSV file in the field table")
-    if parts:
-        raise Refusal(422, f"{quoted(next(iter(parts)))}: unknown field; expected the field table alone")
-    return table
-
-
-def _movie(found: Any, where: str, limits: Limits) -> Asked:
-    if not isinstance(found, dict):
-        raise Refusal(422, f"{where}: {_kind(found)}; expected an object with title, plot or poster")
-    prefix = f"{where}." if where else ""
-    for name, value in found.items():
-        if name not in _FIELDS:
-            raise Refusal(422, f"{prefix}{quoted(name)}: unknown field; expected {', '.join(_FIELDS)}")
-        if value is None or (name == "poster" and isinstance(value, bytes)):
-            continue
-        if not isinstance(value, str):
-            raise Refusal(422, f"{prefix}{name}: {_kind(value)}; expected text")
-        if name != "poster":
-            _check_text(f"{prefix}{name}", value, limits)
-    return Asked(**found)
-
-
-def _check_text(where: str, text: str, limits: Limits) -> None:
-    if len(text) > limits.text_characters:
-        raise Refusal(
-            413, f"{where}: {len(text):,} characters; expected at most {limits.text_characters:,}: shorten it"
-        )
-    if "\0" in text:
-        raise Refusal(422, f"{where}: holds a NUL character, as files do that are no text; take it out")
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, list) and not value:
-        return "an empty list"
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-def _parts(body: bytes, content_type: str) -> dict[str, str | File]:
-    """The fields of a multipart form, each of which may be there once."""
-    _, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary")
-    if not boundary:
-        raise Refusal(400, f"Content-Type: {FORM} without a boundary; let the HTTP library set it")
-    form = _Form()
-    try:
-        parser = MultipartParser(boundary, form.callbacks())
-        parser.write(body)
-        parser.finalize()
-    except FormParserError as error:
-        raise Refusal(400, f"body: a broken form ({error}); let an HTTP library make it") from None
-    if not form.is_ended:
-        raise Refusal(400, "body: a form that breaks off before its last boundary; send it as a whole")
-    return form.parts
-
-
-class _Form:
-    """Takes what the parser finds."""
-
-    def __init__(self) -> None:
-        self.parts: dict[str, str | File] = {}
-        self.is_ended = False
-        self._headers: dict[bytes, bytes] = {}
-        self._name = self._value = b""
-        self._content = bytearray()
-
-    def callbacks(self) -> "MultipartCallbacks":
-        """For the parser, by the names of its events."""
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": lambda data, start, end: self._grow("_name", data[start:end]),
-            "on_header_value": lambda data, start, end: self._grow("_value", data[start:end]),
-            "on_header_end": self._header,
-            "on_part_data": lambda data, start, end: self._content.extend(memoryview(data)[start:end]),
-            "on_part_end": self._end,
-            "on_end": self._finish,
+    def __init__(self, limits: Limits):
+        text: Any = Annotated[str, Field(max_length=limits.text_characters), AfterValidator(_require_no_nul)] | None
+        poster = f"a JPEG, PNG or WebP of at most {limits.poster_bytes:,} bytes, in base64"
+        fields: dict[str, Any] = {
+            "id": (text, Field(None, description="returned unchanged with the answer for this movie")),
+            "title": (text, Field(None, description="prepended to the plot by models that read titles")),
+            "plot": (text, Field(None, description="what happens in the movie")),
+            "poster": (str | None, Field(None, description=poster, json_schema_extra={"contentEncoding": "base64"})),
         }
+        self._movie = create_model("Movie", __base__=MovieRequest, **fields)
+        movies: Any = (list[self._movie], Field(min_length=1, max_length=limits.batch_movies))  # type: ignore[name-defined]
+        self._batch = create_model("Movies", __config__=_STRICT, movies=movies)
 
-    def _grow(self, attribute: str, more: bytes) -> None:
-        setattr(self, attribute, getattr(self, attribute) + more)
+    def parse_json(self, body: bytes) -> tuple[list[MovieRequest], bool]:
+        """The movies of a JSON body, and whether the body is a batch: an object with `movies`.
 
-    def _begin(self) -> None:
-        if len(self.parts) >= _MOST_PARTS:
-            raise Refusal(413, f"body: a form with more than {_MOST_PARTS} fields; expected title, plot and poster")
-        self._headers, self._content = {}, bytearray()
-
-    def _header(self) -> None:
-        self._headers[self._name.lower()] = self._value
-        self._name = self._value = b""
-
-    def _end(self) -> None:
-        kind, options = parse_options_header(self._headers.get(b"content-disposition", b""))
-        if kind != b"form-data" or not options.get(b"name"):
-            raise Refusal(400, "body: a part of the form without a name; let an HTTP library make it")
-        name = options[b"name"].decode("utf-8", "replace")
-        if name in self.parts:
-            raise Refusal(422, f"{quoted(name)}: more than one field of this name; expected one")
-        if b"filename" in options or name in _FILES:
-            self.parts[name] = File(options.get(b"filename", b"").decode("utf-8", "replace"), bytes(self._content))
-            return
+        Raises:
+            RequestError: not JSON, wrong fields, or a limit is exceeded.
+        """
         try:
-            self.parts[name] = self._content.decode()
-        except UnicodeDecodeError:
-            raise Refusal(400, f"{quoted(name)}: not UTF-8; send text as UTF-8") from None
+            content = from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise RequestError(400, f"body: not JSON ({error}); expected an object such as {{'plot': '...'}}") from None
+        if not isinstance(content, dict) or "movies" not in content:
+            return [_validate(self._movie, content)], False
+        if len(content) > 1:
+            other = next(name for name in content if name != "movies")
+            raise RequestError(422, f"{quoted(other)}: not allowed next to movies; set it on each of the movies")
+        return list(_validate(self._batch, content).movies), True
 
-    def _finish(self) -> None:
-        self.is_ended = True
+    def parse_form(self, body: bytes, content_type: str) -> MovieRequest:
+        """The movie of a form with the fields title, plot and poster.
+
+        Raises:
+            RequestError: not a complete form, wrong fields, or a limit is exceeded.
+        """
+        fields = parse_form(body, content_type)
+        poster = fields.pop("poster", None)
+        file = next((name for name, value in fields.items() if isinstance(value, UploadedFile)), None)
+        if file is not None:
+            raise RequestError(422, f"{quoted(file)}: a file; expected text, and a file only in the field poster")
+        movie: MovieRequest = _validate(self._movie, fields)
+        # A browser sends an empty file for a file input that the user left empty.
+        if isinstance(poster, UploadedFile) and poster.content:
+            return movie.model_copy(update={"poster": poster.content})
+        return movie
+
+    def json_schema(self) -> dict[str, Any]:
+        """JSON Schema of a movie."""
+        examples = [{"title": example.title, "plot": example.plot} for example in EXAMPLES[:2]]
+        return self._movie.model_json_schema() | {"examples": examples}
+
+    def batch_schema(self) -> dict[str, Any]:
+        """JSON Schema of a batch."""
+        schema = self._batch.model_json_schema()
+        # A schema inside an OpenAPI document cannot refer to its own $defs.
+        schema["properties"]["movies"]["items"] = schema.pop("$defs")["Movie"]
+        movies = [{"id": str(number), "plot": example.plot} for number, example in enumerate(EXAMPLES[:2], start=1)]
+        return schema | {"examples": [{"movies": movies}]}
+
+    def form_schema(self) -> dict[str, Any]:
+        """JSON Schema of a movie in a form."""
+        schema = self._movie.model_json_schema()
+        schema["properties"]["poster"] = {"type": "string", "format": "binary", "description": "a JPEG, PNG or WebP"}
+        return schema
+
+
+def _require_no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("contains a NUL character, as binary files do; remove it")
+    return text
+
+
+def _validate(model: type[Any], content: Any) -> Any:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise _request_error(error.errors(include_url=False)[0]) from None
+
+
+def _request_error(error: ErrorDetails) -> RequestError:
+    """A validation error as one line."""
+    path, value, context = ".".join(map(str, error["loc"])), error["input"], error.get("ctx", {})
+    where, maximum = path or "body", context.get("max_length", 0)
+    match error["type"]:
+        case "unknown_field":
+            name = f"{path}." if path else ""
+            name += quoted(context["name"])
+            return RequestError(422, f"{name}: unknown field; expected {', '.join(MOVIE_FIELDS)}")
+        case "string_too_long":
+            message = f"{len(value):,} characters; expected at most {maximum:,}: shorten it"
+            return RequestError(413, f"{where}: {message}")
+        case "too_long":
+            message = f"{len(value):,}; expected at most {maximum:,}: send several requests, or a table"
+            return RequestError(413, f"{where}: {message}")
+        case "value_error":
+            return RequestError(422, f"{where}: {context['error']}")
+        case other:
+            return RequestError(422, f"{where}: {_json_type(value)}; expected {_EXPECTED.get(other, _MOVIE)}")
+
+
+def _json_type(value: object) -> str:
+    return "an empty list" if value == [] else _JSON_TYPES.get(type(value), "a number")

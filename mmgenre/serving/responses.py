@@ -1,4 +1,4 @@
-"""What the service says, as types that its OpenAPI document is made of, and how predictions become it."""
+"""Response bodies of the service, and how predictions become them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,129 +12,133 @@ from mmgenre.serving.replicas import Prediction
 from mmgenre.tables.schema import PredictStatus
 from mmgenre.tagging.decisions import DecisionConfig, Decisions, calibrations
 
-# Of a float32: what comes after is made up by the conversion to decimals.
-_DIGITS = 7
+# Significant decimals of a float32; later ones come from its conversion to a Python float.
+_DECIMALS = 7
 
 
-class Failure(BaseModel):
-    """Why a request was not answered as asked."""
+class ErrorResponse(BaseModel):
+    """Why a request failed."""
 
-    error: str = Field(description="one line: what was found, what was expected, how to mend it")
-
-
-class Health(BaseModel):
-    """Whether the service can answer."""
-
-    status: str = Field(description="ok", examples=["ok"])
+    error: str = Field(description="one line: what was found, what was expected, how to fix it")
 
 
-class Chance(BaseModel):
-    """One genre of one movie."""
+class HealthResponse(BaseModel):
+    """The service can answer."""
+
+    status: str = Field("ok", examples=["ok"])
+
+
+class GenreProbability(BaseModel):
+    """The probability of one genre of a movie."""
 
     genre: str
     probability: float
-    threshold: float = Field(description="at or above it the genre is given")
-    given: bool
+    threshold: float = Field(description="the genre is predicted at or above this probability")
+    given: bool = Field(description="whether the genre is predicted")
 
 
-class Tagged(BaseModel):
-    """What the model says of one movie."""
+class TaggedMovie(BaseModel):
+    """The prediction for one movie."""
 
-    id: str | None = Field(description="as it was sent")
-    status: PredictStatus = Field(description="what the prediction rests on")
-    detail: str | None = Field(description="what is wrong, where the status is error")
-    genres: list[str] = Field(description="those that are given, most probable first")
-    probabilities: list[Chance] = Field(description="of all genres, in one order; empty where nothing could be read")
-
-
-class TaggedBatch(BaseModel):
-    """What the model says of several movies."""
-
-    movies: list[Tagged] = Field(description="in the order of the request")
+    id: str | None = Field(description="the id in the request")
+    status: PredictStatus = Field(description="what the prediction is based on, or why there is none")
+    detail: str | None = Field(description="the error message, if status is error")
+    genres: list[str] = Field(description="predicted genres, most probable first")
+    probabilities: list[GenreProbability] = Field(
+        description="one entry per genre, always in the same order; empty without a prediction"
+    )
 
 
-class Word(BaseModel):
-    """A word that the model read."""
+class TaggedMovies(BaseModel):
+    """The predictions for a batch of movies."""
 
-    start: int = Field(description="its first character in text, in Unicode code points")
-    end: int = Field(description="the character after its last")
-    scores: dict[str, float] = Field(description="by genre: above 0 it spoke for it, below 0 against; 1 at the most")
+    movies: list[TaggedMovie] = Field(description="in the order of the request")
 
 
-class Explained(Tagged):
-    """What the model says of one movie, and what spoke for it."""
+class WordScores(BaseModel):
+    """A word that the model reads, and how it affects each explained genre."""
 
-    explained: list[str] = Field(description="the most probable genres, which words and regions are given for")
-    text: str | None = Field(description="what the model reads of title and plot; null: no text")
-    words: list[Word]
-    regions: dict[str, str] = Field(description="by genre: the poster as a data: address, what spoke for it marked")
+    start: int = Field(description="offset of its first character in text, in Unicode code points")
+    end: int = Field(description="offset after its last character")
+    scores: dict[str, float] = Field(
+        description="by genre, in [-1, 1]: positive scores support the genre, negative ones oppose it"
+    )
 
 
-class ModelCard(BaseModel):
-    """The model that answers."""
+class ExplainedMovie(TaggedMovie):
+    """The prediction for one movie and the evidence for it."""
+
+    explained: list[str] = Field(description="the most probable genres, for which words and regions are scored")
+    text: str | None = Field(description="the title and plot as the model reads them; null without text")
+    words: list[WordScores]
+    regions: dict[str, str] = Field(description="by genre: a data: URL of the poster with supporting regions lit up")
+
+
+class ModelResponse(BaseModel):
+    """The model behind the service."""
 
     family: str
     genres: list[str]
-    reads: list[str] = Field(description="of a movie: title, plot, image")
-    thresholds: dict[str, float] = Field(description="by genre")
+    reads: list[str] = Field(description="what the model reads of a movie: title, plot, image")
+    thresholds: dict[str, float] = Field(description="by genre, for movies with all inputs")
     temperature: float
-    scores: dict[str, float] = Field(description="of the validation movies")
-    version: str = Field(description="of mmgenre, when the model was trained")
-    training: dict[str, Any] = Field(description="the settings of its training")
-    fingerprint: str = Field(description="sha256 of its weights")
-    limits: dict[str, int] = Field(description="of one request")
+    scores: dict[str, float] = Field(description="scores on the validation movies")
+    version: str = Field(description="mmgenre version that trained the model")
+    training: dict[str, Any] = Field(description="training settings")
+    fingerprint: str = Field(description="SHA-256 of the weights")
+    limits: dict[str, int] = Field(description="size limits of a request")
 
 
-class Account:
-    """Turns predictions into answers.
+class ResponseBuilder:
+    """Turns predictions into responses.
 
     Args:
-        card: the model's.
-        directory: of its checkpoint.
-        config: which genres are given.
+        card: of the model.
+        directory: checkpoint folder, for error messages.
+        config: how genres are decided.
     """
 
     def __init__(self, card: Card, directory: str, config: DecisionConfig):
-        found = calibrations(card, directory)
-        self._decide = Decisions(found, config)
-        self._cutoffs = {status: self._decide.cutoffs(status).tolist() for status in found}
+        by_status = calibrations(card, directory)
+        self._decide = Decisions(by_status, config)
+        self._cutoffs = {status: self._decide.cutoffs(status).tolist() for status in by_status}
 
     @property
-    def usual_cutoffs(self) -> dict[str, float]:
-        """By genre, of movies of which all is known."""
+    def thresholds(self) -> dict[str, float]:
+        """By genre, for movies with all inputs."""
         return dict(zip(GENRES, self._cutoffs[PredictStatus.TEXT_AND_POSTER], strict=True))
 
-    def given(self, predictions: Sequence[Prediction]) -> np.ndarray:
-        """Which genres each of N movies is given, shape (N, 9), bool."""
-        chances = np.array([one.probabilities for one in predictions]).reshape(-1, len(GENRES))
-        return self._decide(chances, [one.status for one in predictions])
+    def decide(self, predictions: Sequence[Prediction]) -> np.ndarray:
+        """Which genres are predicted for each of N movies, shape (N, 9), bool."""
+        probabilities = np.array([prediction.probabilities for prediction in predictions]).reshape(-1, len(GENRES))
+        return self._decide(probabilities, [prediction.status for prediction in predictions])
 
-    def answers(self, ids: Sequence[str | None], predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
-        """What is said of each movie: the fields of Tagged."""
-        decided = self.given(predictions).tolist()
-        return [self._answer(*one) for one in zip(ids, predictions, decided, strict=True)]
+    def build(self, ids: Sequence[str | None], predictions: Sequence[Prediction]) -> list[TaggedMovie]:
+        """One response per movie."""
+        decisions = self.decide(predictions).tolist()
+        return [self._build(*movie) for movie in zip(ids, predictions, decisions, strict=True)]
 
-    def _answer(self, movie_id: str | None, found: Prediction, given: list[bool]) -> dict[str, Any]:
-        cutoffs = self._cutoffs.get(found.status)
-        values = [] if cutoffs is None else [round(value, _DIGITS) for value in found.probabilities.tolist()]
-        chances = [
-            {"genre": genre, "probability": value, "threshold": cutoff, "given": is_given}
-            for genre, value, cutoff, is_given in zip(GENRES, values, cutoffs or (), given, strict=False)
+    def _build(self, movie_id: str | None, prediction: Prediction, is_predicted: list[bool]) -> TaggedMovie:
+        cutoffs = self._cutoffs.get(prediction.status)
+        values = [] if cutoffs is None else [round(value, _DECIMALS) for value in prediction.probabilities.tolist()]
+        probabilities = [
+            GenreProbability(genre=genre, probability=value, threshold=cutoff, given=given)
+            for genre, value, cutoff, given in zip(GENRES, values, cutoffs or (), is_predicted, strict=False)
         ]
-        return {
-            "id": movie_id,
-            "status": found.status,
-            "detail": found.detail,
-            "genres": [genre for genre in most_probable(found) if given[GENRES.index(genre)]],
-            "probabilities": chances,
-        }
+        return TaggedMovie(
+            id=movie_id,
+            status=PredictStatus(prediction.status),
+            detail=prediction.detail,
+            genres=[genre for genre in ranked_genres(prediction) if is_predicted[GENRES.index(genre)]],
+            probabilities=probabilities,
+        )
 
 
-def most_probable(found: Prediction) -> list[str]:
+def ranked_genres(prediction: Prediction) -> list[str]:
     """All genres, most probable first."""
-    return [GENRES[column] for column in np.argsort(-found.probabilities, kind="stable").tolist()]
+    return [GENRES[column] for column in np.argsort(-prediction.probabilities, kind="stable").tolist()]
 
 
-def failed(detail: str) -> Prediction:
-    """Of a movie that could not even be given to the model."""
+def failed_prediction(detail: str) -> Prediction:
+    """The prediction for a movie that could not be passed to the model."""
     return Prediction(PredictStatus.ERROR, np.full(len(GENRES), np.nan, np.float32), detail)

@@ -1,4 +1,4 @@
-"""Movies and their posters: images are many and large, so they are read once, in the order they lie in."""
+"""Joins by `imdb_id`, batch by batch."""
 
 from collections.abc import Iterator
 
@@ -6,31 +6,62 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmgenre.tables.ids import Lookup
 from mmgenre.tables.table import Table
 
-# With some 20 KB of poster each.
+# A poster takes about 20 KB.
 _ROWS_PER_PART = 5_000
-_ROWS_PER_PART_WITHOUT = 50_000
+_ROWS_PER_PART_WITHOUT_POSTERS = 50_000
+
+
+class RightTable:
+    """The right side of a join by `imdb_id`.
+
+    Args:
+        rows: in memory; the first row of equal ids is taken.
+    """
+
+    def __init__(self, rows: pa.Table):
+        self._lookup, self._rows = Lookup(rows["imdb_id"]), rows.drop_columns("imdb_id").combine_chunks()
+
+    def join(self, left: pa.Table, *, inner: bool = False) -> pa.Table:
+        """Append this table's columns to `left`.
+
+        Args:
+            left: its `imdb_id` need not be distinct.
+            inner: drop the rows without a match; else their columns are null.
+        """
+        places = self._lookup.places(left["imdb_id"])
+        if inner:
+            left, places = left.filter(pa.array(places >= 0)), places[places >= 0]
+        matches = self._rows.take(pa.array(places, mask=places < 0))
+        for name in matches.column_names:
+            left = left.append_column(name, matches[name])
+        return left
 
 
 def with_posters(movies: pa.Table, posters: Table) -> Iterator[pa.Table]:
-    """The movies with a column `image`, in bounded parts: in the order of the posters, then the rest.
+    """The movies with a column `image`, in bounded parts.
+
+    Images are read once, in their own order: first come the movies with a poster, in the order of the POSTERS table,
+    then the others.
 
     Args:
         movies: in memory, each `imdb_id` once.
         posters: a POSTERS table.
     """
+    lookup = Lookup(movies["imdb_id"])
     has_poster = np.zeros(len(movies), bool)
     images = posters.dataset.to_batches(
         columns=["imdb_id", "image"], filter=pc.field("image").is_valid(), batch_size=_ROWS_PER_PART
     )
     for batch in images:
-        row = pc.index_in(batch["imdb_id"], movies["imdb_id"])
-        known = row.is_valid()
-        rows = row.filter(known)
-        has_poster[rows.to_numpy()] = True
-        yield movies.take(rows).append_column("image", pa.chunked_array([batch["image"].filter(known)]))
+        places = lookup.places(batch["imdb_id"])
+        is_known = places >= 0
+        has_poster[places[is_known]] = True
+        image = pa.chunked_array([batch["image"].filter(pa.array(is_known))])
+        yield movies.take(pa.array(places[is_known])).append_column("image", image)
     others = movies.filter(pa.array(~has_poster))
-    for start in range(0, len(others), _ROWS_PER_PART_WITHOUT):
-        part = others.slice(start, _ROWS_PER_PART_WITHOUT)
+    for start in range(0, len(others), _ROWS_PER_PART_WITHOUT_POSTERS):
+        part = others.slice(start, _ROWS_PER_PART_WITHOUT_POSTERS)
         yield part.append_column("image", pa.nulls(len(part), pa.binary()))

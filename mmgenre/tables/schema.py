@@ -1,4 +1,4 @@
-"""The tables that cross the borders between stages, and the statuses their rows can have."""
+"""Schemas of the tables between stages, and the statuses of their rows."""
 
 from enum import StrEnum
 from typing import Literal
@@ -21,7 +21,7 @@ CATALOG = pa.schema(
         _required("imdb_id", pa.string()),
         _required("title", pa.string()),
         pa.field("year", pa.int16()),
-        # int32: IMDb lists works of more than 32,767 minutes.
+        # Minutes; int32 because IMDb lists works of more than 32,767.
         pa.field("runtime", pa.int32()),
         _required("genres", pa.list_(pa.string())),
         pa.field("title_type", pa.string()),
@@ -47,10 +47,10 @@ POSTERS = pa.schema(
         pa.field("image", pa.binary()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
-        # Of the image; rows of one placeholder share it, though they hold no image.
+        # Digest of the image; placeholders keep it, though their image is dropped.
         pa.field("sha256", pa.string()),
         pa.field("detail", pa.string()),
-        # Where it came from: when a movie's poster changes, so does its address.
+        # Address of the image: it changes when the movie's poster does.
         pa.field("poster_url", pa.string()),
     ]
 )
@@ -71,7 +71,7 @@ PREDICTIONS = pa.schema(
         pa.field("probabilities", _PER_GENRE),
         pa.field("genres", pa.list_(pa.string())),
         pa.field("detail", pa.string()),
-        # Of what the model was given of the movie: while it stays the same, so does the prediction.
+        # Digest of the model's input: an equal digest means an equal prediction.
         pa.field("input_digest", pa.int64()),
     ]
 )
@@ -79,7 +79,7 @@ SPLITS = ("train", "val", "test")
 
 
 class EnrichStatus(StrEnum):
-    """What became of asking a provider for one title."""
+    """Result of asking a provider for one title."""
 
     OK = "ok"
     NOT_FOUND = "not_found"
@@ -87,7 +87,7 @@ class EnrichStatus(StrEnum):
 
 
 class PosterStatus(StrEnum):
-    """What became of a movie's poster."""
+    """Result of downloading a movie's poster."""
 
     OK = "ok"
     NO_POSTER = "no_poster"
@@ -96,11 +96,13 @@ class PosterStatus(StrEnum):
     NOT_AN_IMAGE = "not_an_image"
     TOO_LARGE = "too_large"
     FORBIDDEN = "forbidden"
+    # The URL itself is allowed, but it redirects to a forbidden one, or its host has a private address.
+    FORBIDDEN_TARGET = "forbidden_target"
     UNREACHABLE = "unreachable"
 
 
 class PredictStatus(StrEnum):
-    """What a movie's prediction rests on."""
+    """The inputs a movie's prediction was made from, or why there is none."""
 
     TEXT_AND_POSTER = "text_and_poster"
     TEXT_ONLY = "text_only"
@@ -109,42 +111,42 @@ class PredictStatus(StrEnum):
     ERROR = "error"
 
 
-# Movies of a MOVIES table that a job may be asked for.
+# Values of the config field `split`.
 SplitName = Literal["train", "val", "test", "all"]
 
 
 def is_of_split(split: SplitName) -> pc.Expression:
-    """Which rows of a MOVIES table are asked for."""
+    """Filter for the rows of a split of a MOVIES table."""
     return pc.scalar(True) if split == "all" else pc.field("split") == split
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with exactly the schema's columns, in its order and types.
+    """Select, order and cast the columns of a table to match a schema.
 
-    Only `cast` refuses nulls in non-null fields; `from_pylist` and `validate` let them through.
+    Of pyarrow's functions, only `cast` refuses nulls in non-null fields; `from_pylist` and `validate` accept them.
 
     Raises:
-        pa.ArrowInvalid, KeyError: a column is missing, of another kind, or null where it may not be.
+        pa.ArrowInvalid, KeyError: a column is missing, of the wrong type, or null where nulls are not allowed.
     """
     return table.select(schema.names).cast(schema)
 
 
 def per_genre(values: np.ndarray, valid: np.ndarray | None = None) -> pa.FixedSizeListArray:
-    """Shape (N, 9) floats as the column type of labels and probabilities.
+    """Floats of shape (N, 9) as a column of labels or probabilities.
 
-    Where `valid`, shape (N,), is false, the nine elements are null and not the list: pyarrow writes null lists of a
-    fixed size and then cannot read them (apache/arrow#35692). Built by hand because a 2-D numpy column written by Ray
-    becomes a type that only Ray can read.
+    Where `valid`, shape (N,), is false, the nine elements are null rather than the list, because pyarrow writes null
+    lists of a fixed size but cannot read them (apache/arrow#35692). A 2-D numpy column would not do either: Ray writes
+    it as a type that only Ray can read.
     """
     mask = None if valid is None else np.repeat(~valid, len(GENRES))
     return pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float32).ravel(), mask=mask), type=_PER_GENRE)
 
 
 def from_per_genre(column: pa.ChunkedArray) -> np.ndarray:
-    """The column of labels or probabilities as float32, shape (N, 9); null elements and null lists become NaN."""
+    """A column of labels or probabilities as float32, shape (N, 9); null elements and null lists become NaN."""
     lists = column.combine_chunks()
     values = np.full((len(lists), len(GENRES)), np.nan, np.float32)
-    # `flatten` leaves out null lists, which a join makes of movies that it does not find.
+    # `flatten` skips null lists, which a join produces for movies without a match.
     flat = lists.flatten().to_numpy(zero_copy_only=False)
     values[lists.is_valid().to_numpy(zero_copy_only=False)] = flat.reshape(-1, len(GENRES))
     return values

@@ -1,4 +1,4 @@
-"""Files by path or URI: local, S3, GCS and HDFS through pyarrow, every other scheme through fsspec."""
+"""Files by path or URI: pyarrow for local files, S3, GCS and HDFS, fsspec for every other scheme."""
 
 import contextlib
 import functools
@@ -9,7 +9,7 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,10 +21,10 @@ _OBJECT_STORES = ("s3", "gs")
 
 
 def resolve(location: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem a path or URI lives on, and its path there.
+    """The filesystem of a path or URI, and the path in that filesystem.
 
     Raises:
-        InputError: no filesystem is known for the URI.
+        InputError: the URI has an unknown scheme.
     """
     if "://" not in location:
         return fs.LocalFileSystem(), str(Path(location).expanduser().absolute())
@@ -39,12 +39,12 @@ def resolve(location: str) -> tuple[fs.FileSystem, str]:
 
 @functools.lru_cache(maxsize=16)
 def _object_store(scheme: str, bucket: str) -> fs.FileSystem:
-    """Kept, because a client looks for credentials, for the bucket's region, and opens connections of its own."""
+    """Cached, because each client looks up credentials and the bucket's region, and opens its own connections."""
     return fs.FileSystem.from_uri(f"{scheme}://{bucket}")[0]
 
 
 def _resolve_by_fsspec(location: str) -> tuple[fs.FileSystem, str]:
-    import fsspec  # noqa: PLC0415 - slow to import, and rarely needed
+    import fsspec  # noqa: PLC0415 - slow to import and rarely needed
 
     try:
         filesystem, path = fsspec.core.url_to_fs(location)
@@ -54,40 +54,40 @@ def _resolve_by_fsspec(location: str) -> tuple[fs.FileSystem, str]:
 
 
 def absolute(location: str) -> str:
-    """The location as another process on this machine finds it, whatever its working directory."""
+    """The location, independent of the working directory."""
     return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
 def join(location: str, *names: str) -> str:
-    """A location below another."""
+    """Location of something inside a folder."""
     return "/".join([location.rstrip("/") or "/", *names])
 
 
 def kind(location: str) -> fs.FileType:
-    """Whether a file, a directory or nothing is there."""
+    """Whether the location is a file, a directory or missing."""
     filesystem, path = resolve(location)
     return filesystem.get_file_info(path).type
 
 
 def exists(location: str) -> bool:
-    """Whether a file or a directory is there."""
+    """Whether the location is a file or a directory."""
     return kind(location) != fs.FileType.NotFound
 
 
 def require_file(location: str, what: str) -> None:
-    """Raise InputError unless a file is there; `what` says what was expected."""
-    found = kind(location)
-    if found == fs.FileType.Directory:
+    """Raise InputError unless the location is a file; the message says that `what` was expected."""
+    file_type = kind(location)
+    if file_type == fs.FileType.Directory:
         raise InputError(f"{location}: is a directory; expected {what}")
-    if found == fs.FileType.NotFound:
+    if file_type == fs.FileType.NotFound:
         raise InputError(f"{location}: no such file; expected {what}")
 
 
 def names_in(directory: str) -> list[str]:
-    """Base names in a directory, sorted; empty when there is no such directory.
+    """Sorted base names in a directory; empty if it does not exist.
 
     Raises:
-        InputError: it is a file.
+        InputError: the location is a file.
     """
     filesystem, path = resolve(directory)
     if filesystem.get_file_info(path).type == fs.FileType.File:
@@ -97,79 +97,75 @@ def names_in(directory: str) -> list[str]:
 
 
 def files_below(directory: str) -> list[str]:
-    """Paths of all files in a directory and its folders, relative to it, sorted; empty when there is none."""
+    """Sorted relative paths of all files below a directory; empty if it does not exist."""
     filesystem, path = resolve(directory)
     infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
     return sorted(info.path.removeprefix(path).lstrip("/") for info in infos if info.type == fs.FileType.File)
 
 
 def sizes_in(directory: str) -> dict[str, int]:
-    """Bytes of each file in a directory, by base name; empty when there is no such directory."""
+    """Size in bytes of each file in a directory, by base name; empty if the directory does not exist."""
     filesystem, path = resolve(directory)
     infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return {info.base_name: info.size for info in infos if info.type == fs.FileType.File}
 
 
 def read_bytes(location: str) -> bytes:
-    """A whole file."""
+    """Read a whole file."""
     filesystem, path = resolve(location)
-    # Without compression=None, pyarrow would unpack, and pack, what is named .gz.
+    # By default, pyarrow decompresses files named .gz.
     with filesystem.open_input_stream(path, compression=None) as stream:
         return stream.read()
 
 
 def write_bytes(location: str, content: bytes | pa.Buffer) -> None:
-    """Write a whole file, or nothing: a reader never sees half of it.
-
-    Local files are renamed into place; object stores show an object only when it is whole.
-    """
-    filesystem, path = resolve(location)
-    parent, _, name = path.rpartition("/")
-    filesystem.create_dir(parent or "/", recursive=True)
-    if not isinstance(filesystem, fs.LocalFileSystem):
-        with filesystem.open_output_stream(path, compression=None) as stream:
-            stream.write(content)
-        return
-    temporary = Path(parent, f".{name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)  # noqa: PTH105 - the target is a plain string
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def parquet_batches(location: str, columns: Sequence[str] | None, size: int) -> Iterator[pa.RecordBatch]:
-    """The rows of a Parquet file, at most so many at once."""
-    filesystem, path = resolve(location)
-    with filesystem.open_input_file(path) as content:
-        file = pq.ParquetFile(content)
-        for group in range(file.num_row_groups):
-            # Asked for all row groups together, pyarrow holds the content of the whole file.
-            yield from file.iter_batches(size, row_groups=[group], columns=None if columns is None else list(columns))
+    """Write a whole file atomically: readers see all of it or nothing."""
+    with _atomic_stream(location) as stream:
+        stream.write(content)
 
 
 @contextlib.contextmanager
 def written_whole(location: str) -> Iterator[IO[bytes]]:
-    """A file to write into piece by piece, of which a reader sees nothing until all of it is there."""
+    """A file to write in pieces, which readers see only after the block has ended."""
+    # Closing an object store's stream publishes the object, even after an error: the pieces go to disk first.
     with tempfile.TemporaryFile() as file:
         yield file
         file.seek(0)
-        filesystem, path = resolve(location)
-        is_local = isinstance(filesystem, fs.LocalFileSystem)
-        parent, _, name = path.rpartition("/")
-        target = f"{parent}/.{name}.{uuid.uuid4().hex}" if is_local else path
-        try:
-            with filesystem.open_output_stream(target, compression=None) as stream:
-                shutil.copyfileobj(file, stream, 1 << 20)
-            if is_local:
-                os.replace(target, path)  # noqa: PTH105 - both are plain strings
-        finally:
-            if is_local:
-                Path(target).unlink(missing_ok=True)
+        with _atomic_stream(location) as stream:
+            shutil.copyfileobj(file, stream, 1 << 20)
+
+
+@contextlib.contextmanager
+def _atomic_stream(location: str) -> Iterator[Any]:
+    """A stream to a new file: a local one is renamed into place, object stores publish whole objects only."""
+    filesystem, path = resolve(location)
+    parent, _, name = path.rpartition("/")
+    filesystem.create_dir(parent or "/", recursive=True)
+    is_local = isinstance(filesystem, fs.LocalFileSystem)
+    target = f"{parent}/.{name}.{uuid.uuid4().hex}" if is_local else path
+    try:
+        # By default, pyarrow compresses files named .gz.
+        with filesystem.open_output_stream(target, compression=None) as stream:
+            yield stream
+        if is_local:
+            os.replace(target, path)  # noqa: PTH105 - both are plain strings
+    finally:
+        if is_local:
+            Path(target).unlink(missing_ok=True)
+
+
+def parquet_batches(location: str, columns: Sequence[str] | None, size: int) -> Iterator[pa.RecordBatch]:
+    """Read a Parquet file in batches of at most `size` rows."""
+    filesystem, path = resolve(location)
+    with filesystem.open_input_file(path) as content:
+        file = pq.ParquetFile(content)
+        for group in range(file.num_row_groups):
+            # Given all row groups at once, pyarrow holds the content of the whole file.
+            yield from file.iter_batches(size, row_groups=[group], columns=None if columns is None else list(columns))
 
 
 def upload(directory: Path, location: str) -> None:
-    """Copy a local directory's files and folders to a location."""
+    """Copy the files and folders in a local directory to a location."""
     filesystem, path = resolve(location)
     filesystem.create_dir(path, recursive=True)
     fs.copy_files(str(directory), path, fs.LocalFileSystem(), filesystem)
@@ -177,7 +173,12 @@ def upload(directory: Path, location: str) -> None:
 
 @contextlib.contextmanager
 def local_copy(location: str, names: Iterable[str] | None = None) -> Iterator[Path]:
-    """The directory itself if it is local, else a copy of it, or of these files in it, that goes away afterwards."""
+    """A local directory with the same files: the directory itself, or a temporary copy of a remote one.
+
+    Args:
+        location: path or URI of the directory.
+        names: the files to copy, relative to it; default: all.
+    """
     filesystem, path = resolve(location)
     if isinstance(filesystem, fs.LocalFileSystem):
         yield Path(path)
@@ -191,17 +192,17 @@ def local_copy(location: str, names: Iterable[str] | None = None) -> Iterator[Pa
 
 
 def delete(location: str) -> None:
-    """Remove a file or a directory with all it holds; nothing there is fine."""
+    """Delete a file, or a directory with its content; a missing one is ignored."""
     filesystem, path = resolve(location)
-    found = filesystem.get_file_info(path).type
-    if found == fs.FileType.Directory:
+    file_type = filesystem.get_file_info(path).type
+    if file_type == fs.FileType.Directory:
         filesystem.delete_dir(path)
-    elif found == fs.FileType.File:
+    elif file_type == fs.FileType.File:
         filesystem.delete_file(path)
 
 
 def fingerprint(location: str) -> str:
-    """What tells one version of a file from another: its content if local, its size and time if remote."""
+    """Identifies a version of a file: SHA-256 of a local file, size and modification time of a remote one."""
     filesystem, path = resolve(location)
     if isinstance(filesystem, fs.LocalFileSystem):
         with Path(path).open("rb") as file:

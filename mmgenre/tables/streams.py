@@ -1,4 +1,4 @@
-"""Tables as Ray Data streams: bounded batches in, parts of a table out, an account of them to the driver."""
+"""Tables as Ray Data streams: read in blocks, written as parts, with row counts for the driver."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import pyarrow as pa
 import ray.data
 
 from mmgenre.errors import InputError
-from mmgenre.ray_session import SHARE_OF_WAITING
+from mmgenre.ray_session import IO_ACTOR_CPUS
 from mmgenre.tables import storage
 from mmgenre.tables.table import Table, count_values, write_part
 
@@ -15,23 +15,23 @@ _MARK = f"{InputError.__module__}.{InputError.__name__}: "
 
 
 def read(table: Table, columns: Sequence[str], rows_per_block: int) -> "ray.data.Dataset":
-    """Columns of a table's rows, in blocks of about so many: what the tasks and actors that follow share out."""
+    """Read columns of a table in blocks of about `rows_per_block`, the unit of work of later tasks and actors."""
     filesystem, _ = storage.resolve(table.directory)
     paths = [storage.resolve(file)[1] for file in table.files]
     return ray.data.read_parquet(
         paths,
         filesystem=filesystem,
         columns=list(columns),
-        num_cpus=SHARE_OF_WAITING,
+        num_cpus=IO_ACTOR_CPUS,
         override_num_blocks=-(-table.manifest.rows // rows_per_block),
     )
 
 
 def write(rows: "ray.data.Dataset", directory: str, schema: pa.Schema, rows_per_part: int) -> Iterator[dict[str, int]]:
-    """Write a stream as parts of a table with a status column; yields the rows of each part by status.
+    """Write a stream with a status column as parts of a table; yields the number of rows per status of each part.
 
     Raises:
-        InputError: a stage of the stream found a person's mistake.
+        InputError: a stage of the stream raised it.
     """
 
     directory = storage.absolute(directory)
@@ -41,7 +41,7 @@ def write(rows: "ray.data.Dataset", directory: str, schema: pa.Schema, rows_per_
         counts = count_values(batch["status"])
         return pa.table({"status": pa.array(counts.keys(), pa.string()), "rows": list(counts.values())})
 
-    parts = rows.map_batches(commit, batch_size=rows_per_part, batch_format="pyarrow", num_cpus=SHARE_OF_WAITING)
+    parts = rows.map_batches(commit, batch_size=rows_per_part, batch_format="pyarrow", num_cpus=IO_ACTOR_CPUS)
     try:
         for batch in parts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield dict(zip(batch["status"].to_pylist(), batch["rows"].to_pylist(), strict=True))
@@ -50,9 +50,9 @@ def write(rows: "ray.data.Dataset", directory: str, schema: pa.Schema, rows_per_
 
 
 def mistake_in(error: Any) -> InputError | None:
-    """The person's mistake at the bottom of an error from another process, if it is one.
+    """The InputError that caused an error in another process, or None.
 
-    Ray Data passes on only the text of what its stages raise.
+    Ray Data forwards only the text of the exceptions its stages raise.
     """
     _, mark, message = str(error).rpartition(_MARK)
     return InputError(message.splitlines()[0]) if mark else None

@@ -1,6 +1,6 @@
-"""Tables on disk: bounded Parquet files, and a manifest written last that says the table is complete.
+"""Tables on disk: Parquet files of bounded size, and a manifest that is written last.
 
-Parts appear whole or not at all, so a killed run leaves rows that are good, and no manifest.
+Parts are written atomically, so a killed run leaves valid rows and no manifest.
 """
 
 import fnmatch
@@ -19,66 +19,50 @@ import pyarrow.parquet as pq
 from mmgenre.errors import InputError
 from mmgenre.tables import storage
 from mmgenre.tables.ids import Distinct
-from mmgenre.tables.manifest import MANIFEST, STARTED, Keep, Manifest, Output, Recipe, read_manifest
+from mmgenre.tables.manifest import MANIFEST, Manifest, read_manifest
+from mmgenre.tables.output import PARTS, STARTED, Output
 from mmgenre.tables.schema import conform
 
-PARTS = "part-*.parquet"
 _BYTES_PER_GROUP = 8 * 2**20
 
 
 class TableWriter:
-    """A table directory being written by one run.
+    """Writes the parts of a table, and checks its rows at the end.
 
     Args:
-        directory: path or URI of the table.
+        output: the table's folder; rows are written inside its `with` block.
         schema: what every part must conform to.
-        recipe: what the table is made of.
-        owned: see Output.
     """
 
-    def __init__(self, directory: str, schema: pa.Schema, recipe: Recipe, owned: tuple[str, ...] = (PARTS,)):
-        self.directory = directory
+    def __init__(self, output: Output, schema: pa.Schema):
+        self.directory = output.directory
         self._schema = schema
-        self._output = Output(directory, recipe, owned)
-
-    def begin(self, *, overwrite: bool = False, keep: Keep = "nothing") -> Manifest | None:
-        """Make the directory ready, or return the manifest of a complete table: see Output.begin."""
-        return self._output.begin(overwrite=overwrite, keep=keep)
-
-    def finished(self) -> Manifest | None:
-        """See Output.finished."""
-        return self._output.finished()
-
-    def keeps(self, *, overwrite: bool, keep: Keep) -> bool:
-        """See Output.keeps."""
-        return self._output.keeps(overwrite=overwrite, keep=keep)
-
-    def start(self, *, keeps: bool) -> None:
-        """See Output.start."""
-        self._output.start(keeps=keeps)
+        self._output = output
 
     def write(self, table: pa.Table, groups: Sequence[int] | None = None) -> None:
-        """Add one part, with row groups of these sizes; a table without rows adds none."""
+        """Add one part, with row groups of the given sizes; a table without rows adds none."""
+        self._output.require_open()
         if table.num_rows:
             write_part(table, self.directory, self._schema, groups=groups)
 
     def written(self, columns: Sequence[str] = ("imdb_id",)) -> pa.Table:
-        """Columns of all rows written so far, in this run or in the one it goes on from."""
+        """Columns of all rows in the table so far, those of a resumed run included."""
         return scan(self.directory, parts_in(self.directory), self._schema).to_table(columns=list(columns))
 
     def finish(
         self, *, rows_in: int, expected_rows: int | None = None, notes: dict[str, Any] | None = None
     ) -> Manifest:
-        """Check the rows, write the manifest, and so mark the table complete.
+        """Check the rows and complete the table.
 
         Args:
-            rows_in: the rows that the stage read.
-            expected_rows: the number of rows the table must have; ids must be distinct in any case.
-            notes: JSON values to remember.
+            rows_in: rows the stage read.
+            expected_rows: rows the table must have; ids must be distinct in any case.
+            notes: JSON values of the stage's own.
 
         Raises:
-            RuntimeError: rows are missing or doubled: a bug, and the table stays incomplete.
+            RuntimeError: rows are missing or duplicated, which is a bug; the table stays incomplete.
         """
+        self._output.require_open()
         files = parts_in(self.directory)
         if not files:
             files = [write_part(self._schema.empty_table(), self.directory, self._schema)]
@@ -95,7 +79,7 @@ class Table:
     """A complete table.
 
     Raises:
-        InputError: nothing is there, it is not complete, or it is a table of another kind.
+        InputError: the folder holds no table, an unfinished one, or one without the columns of the schema.
     """
 
     def __init__(self, directory: str, schema: pa.Schema | None = None):
@@ -106,7 +90,7 @@ class Table:
 
     @property
     def files(self) -> list[str]:
-        """Locations of the parts."""
+        """Paths or URIs of the parts."""
         return [storage.join(self.directory, name) for name in self.manifest.files]
 
     @cached_property
@@ -115,7 +99,7 @@ class Table:
         return scan(self.directory, self.manifest.files, None)
 
     def read(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
-        """The rows, or some columns of some rows, in memory."""
+        """Read rows into memory, by default all rows and columns."""
         return self.dataset.to_table(columns=None if columns is None else list(columns), filter=filter)
 
     def _check(self, schema: pa.Schema) -> None:
@@ -130,10 +114,16 @@ class Table:
 def write_part(
     table: pa.Table, directory: str, schema: pa.Schema, after: int = 0, groups: Sequence[int] | None = None
 ) -> str:
-    """Write one part, whole or not at all; returns its file name.
+    """Write one part atomically; returns its file name.
 
-    Names sort by time, so that one writer's rows are read back in its order; `after` is the time of a part that this
-    one must follow, whatever the clock says. `groups` are the rows of each row group.
+    Names sort by time, so that the rows of one writer are read in the order of writing.
+
+    Args:
+        table: the rows.
+        directory: the table's folder.
+        schema: what the part must conform to.
+        after: time of a part that this one must follow even if the clock went back, in nanoseconds.
+        groups: rows of each row group.
     """
     name = f"part-{max(time.time_ns(), after + 1)}-{uuid.uuid4().hex[:8]}.parquet"
     write_parquet(conform(table, schema), storage.join(directory, name), groups)
@@ -141,7 +131,7 @@ def write_part(
 
 
 def write_parquet(table: pa.Table, location: str, groups: Sequence[int] | None = None) -> None:
-    """Write one Parquet file, whole or not at all; groups: the rows of each row group, by default some megabytes."""
+    """Write one Parquet file atomically; `groups`: rows of each row group, by default about 8 MB each."""
     sink = pa.BufferOutputStream()
     start = 0
     with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
@@ -152,29 +142,29 @@ def write_parquet(table: pa.Table, location: str, groups: Sequence[int] | None =
 
 
 def _groups(table: pa.Table) -> list[int]:
-    """Rows of row groups that are small enough for a reader of a few rows, above all where they hold images."""
+    """Rows of row groups that are small enough to read for a few rows only, which matters for images."""
     num_groups = max(1, -(-table.nbytes // _BYTES_PER_GROUP))
     size = max(1, -(-table.num_rows // num_groups))
     return [min(size, table.num_rows - start) for start in range(0, max(1, table.num_rows), size)]
 
 
 def count_values(values: pa.ChunkedArray) -> dict[str, int]:
-    """How often each value occurs."""
+    """Number of occurrences of each value."""
     return {entry["values"]: entry["counts"] for entry in values.value_counts().to_pylist()}
 
 
 def time_of(part: str) -> int:
-    """When a part was written, in nanoseconds, as its name says."""
+    """Time in the name of a part, in nanoseconds."""
     return int(part.split("-")[1])
 
 
 def parts_in(directory: str) -> list[str]:
-    """File names of the parts that are there, oldest first, whether the table is complete or not."""
+    """File names of the parts of a complete or unfinished table, oldest first."""
     return fnmatch.filter(storage.names_in(directory), PARTS)
 
 
 def scan(directory: str, names: Iterable[str], schema: pa.Schema | None) -> pads.Dataset:
-    """Parts as one dataset, in the order of the names."""
+    """One dataset of the given parts, in that order."""
     filesystem, path = storage.resolve(directory)
     files = [storage.join(path, name) for name in names]
     if not files and schema is not None:
@@ -187,14 +177,14 @@ def _require_manifest(directory: str) -> Manifest:
     if manifest is not None:
         return manifest
     if STARTED in storage.names_in(directory):
-        raise InputError(f"{directory}: not complete; run the job that makes it again, it goes on where it was")
-    raise InputError(f"{directory}: no table there; expected a folder with {MANIFEST}, as the jobs write it")
+        raise InputError(f"{directory}: not complete; run the job that makes it again to resume it")
+    raise InputError(f"{directory}: no table there; expected a folder with {MANIFEST}, written by a job")
 
 
 def check_rows(directory: str, ids: Distinct, expected: int | None) -> None:
-    """Raise RuntimeError unless ids are distinct and as many as expected."""
+    """Raise RuntimeError unless the ids are distinct and as many as expected."""
     if ids.num_distinct != len(ids) or (expected is not None and expected != len(ids)):
-        wanted = "" if expected is None else f", expected {expected:,}"
+        expectation = "" if expected is None else f", expected {expected:,}"
         raise RuntimeError(
-            f"{directory}: {len(ids):,} rows with {ids.num_distinct:,} distinct ids{wanted}; left incomplete"
+            f"{directory}: {len(ids):,} rows with {ids.num_distinct:,} distinct ids{expectation}; left incomplete"
         )

@@ -1,4 +1,4 @@
-"""A person's own file of movies, CSV, TSV or Parquet, as columns with our names."""
+"""Reads users' own files of movies (CSV, TSV or Parquet) under the column names of our tables."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -9,7 +9,7 @@ import pyarrow.csv as pacsv
 from mmgenre.errors import InputError, one_line
 from mmgenre.tables import storage
 
-# What people call our columns, the first that is there is taken.
+# Accepted names of each column, in order of preference.
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "imdb_id": ("imdb_id", "tconst", "id"),
     "plot": ("plot", "overview", "synopsis", "description"),
@@ -18,16 +18,17 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "poster_url": ("poster_url", "poster"),
     "provider_id": ("provider_id", "tmdb_id"),
 }
-# Share of the texts of a batch.
-_MOST_BROKEN = 0.01
+# Share of the texts of a batch that may be invalid UTF-8.
+_MAX_INVALID = 0.01
 _SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 
 
 def read_movies(location: str, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
-    """Batches with the required columns and those optional ones that the file has, all of them text.
+    """Batches with the required columns, and the optional ones the file has, all of them text.
 
     Raises:
-        InputError: no such file, a kind of file that is not read, a column missing, doubled or not text, a broken row.
+        InputError: the file is missing, of an unknown kind or has a broken row, or a column is missing, duplicated or
+            not text.
     """
     storage.require_file(location, f"a file of movies ({', '.join(_SUFFIXES)})")
     try:
@@ -55,7 +56,7 @@ def _batches(location: str) -> Iterator[pa.RecordBatch]:
         for batch in pacsv.open_csv(
             stream,
             parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            # Everything is text: a plot "1984" is no number, an id "0111161" keeps its zero.
+            # Everything is text: the plot "1984" is not a number, and the id "0111161" keeps its zero.
             convert_options=pacsv.ConvertOptions(
                 default_column_type=pa.binary(), null_values=["", "\\N"], strings_can_be_null=True
             ),
@@ -63,20 +64,25 @@ def _batches(location: str) -> Iterator[pa.RecordBatch]:
             yield pa.RecordBatch.from_arrays([_decoded(column) for column in batch], names=batch.schema.names)
 
 
+def find_column(names: Sequence[str], name: str) -> str | None:
+    """The column of a file that holds `name`, under whichever accepted name; None if there is none."""
+    return next((alias for alias in ALIASES.get(name, (name,)) if alias in names), None)
+
+
 def _choose(location: str, schema: pa.Schema, required: Sequence[str], optional: Sequence[str]) -> dict[str, str]:
-    """Our name → the file's name of each column to read."""
+    """The file's name of each column to read, by our name."""
     chosen = {}
     for name in (*required, *optional):
-        found = next((alias for alias in ALIASES.get(name, (name,)) if alias in schema.names), None)
-        if found is not None:
-            chosen[name] = found
+        own_name = find_column(schema.names, name)
+        if own_name is not None:
+            chosen[name] = own_name
         elif name in required:
             raise InputError(
                 f"{location}: no column {' or '.join(ALIASES.get(name, (name,)))}; found {', '.join(schema.names)}"
             )
-    doubled = [found for found in chosen.values() if schema.names.count(found) > 1]
-    if doubled:
-        raise InputError(f"{location}: more than one column {', '.join(doubled)}; keep one of each name")
+    duplicates = [own_name for own_name in chosen.values() if schema.names.count(own_name) > 1]
+    if duplicates:
+        raise InputError(f"{location}: more than one column {', '.join(duplicates)}; keep one of each name")
     plot = schema.field(chosen["plot"]).type if "plot" in chosen else pa.string()
     if not (pa.types.is_string(plot) or pa.types.is_large_string(plot) or pa.types.is_null(plot)):
         raise InputError(f"{location}: column {chosen['plot']} is {plot}; expected text")
@@ -84,24 +90,24 @@ def _choose(location: str, schema: pa.Schema, required: Sequence[str], optional:
 
 
 def valid_text(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Text or bytes as text, with U+FFFD for what is no UTF-8: Parquet files need not hold what they promise."""
+    """Text or bytes as text, with U+FFFD for invalid UTF-8, which text columns of Parquet files may hold too."""
     content = column.cast(pa.binary())
     try:
         return content.cast(pa.string())
     except pa.ArrowInvalid:
-        texts = [None if one is None else one.decode("utf-8", "replace") for one in content.to_pylist()]
+        texts = [None if value is None else value.decode("utf-8", "replace") for value in content.to_pylist()]
         return pa.array(texts, pa.string()) if isinstance(column, pa.Array) else pa.chunked_array([texts], pa.string())
 
 
 def _decoded(column: pa.Array) -> pa.Array:
-    """Bytes of a text file as text; a few broken ones are replaced, many mean that the file is something else."""
+    """Bytes of a text file as text; a little invalid UTF-8 is replaced, much of it means another encoding."""
     texts = valid_text(column)
-    num_broken = pc.sum(pc.not_equal(texts.cast(pa.binary()), column), min_count=0).as_py()
-    if num_broken > _MOST_BROKEN * len(column):
-        raise pa.ArrowInvalid(f"{num_broken:,} of {len(column):,} texts are not UTF8; save the file as UTF-8")
+    num_invalid = pc.sum(pc.not_equal(texts.cast(pa.binary()), column), min_count=0).as_py()
+    if num_invalid > _MAX_INVALID * len(column):
+        raise pa.ArrowInvalid(f"{num_invalid:,} of {len(column):,} texts are not UTF8; save the file as UTF-8")
     return texts
 
 
 def _rename(batch: pa.RecordBatch, columns: dict[str, str]) -> pa.RecordBatch:
-    arrays = [valid_text(batch.column(found).cast(pa.string())) for found in columns.values()]
+    arrays = [valid_text(batch.column(own_name).cast(pa.string())) for own_name in columns.values()]
     return pa.RecordBatch.from_arrays(arrays, names=list(columns))

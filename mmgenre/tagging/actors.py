@@ -1,21 +1,22 @@
-"""The stage that computes: units of staged movies become files of probabilities, by Ray Data actors."""
+"""Batch inference by Ray Data actors: units of staged rows become Parquet files of probabilities."""
 
 import time
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import ray.data
 import torch
 
-from mmgenre import ray_session as cluster
+from mmgenre import ray_session
 from mmgenre.errors import InputError, one_line
 from mmgenre.labels import GENRES
-from mmgenre.models import Encoded, Movies, checkpoint
-from mmgenre.models.inference import Precision, Predictor, actor_pool, own_device
+from mmgenre.models import EncodedMovies, Movies, checkpoint
+from mmgenre.models.inference import Precision, Predictor, local_device, map_batches_options
 from mmgenre.progress import Progress
 from mmgenre.ray_session import Accelerator
 from mmgenre.scoring.thresholds import probabilities
@@ -25,20 +26,20 @@ from mmgenre.tables.streams import mistake_in
 from mmgenre.tables.table import count_values
 from mmgenre.tagging.decisions import calibrations
 from mmgenre.tagging.input import DIGEST
-from mmgenre.tagging.units import TAGGED, Reader, Unit, Work
+from mmgenre.tagging.units import TAGGED, Unit, UnitReader, WorkFolder
 
 
 @dataclass(frozen=True)
-class Computing:
+class InferenceSettings:
     """How units are computed.
 
     Args:
         checkpoint: folder of the model.
-        actors: processes with a model each; None: as many as there are places for.
-        cpus_per_actor: CPUs of each, and threads.
-        accelerator: whether on GPUs.
+        actors: number of processes, each with a model; None: as many as the cluster has room for.
+        cpus_per_actor: CPUs and threads per actor.
+        accelerator: whether to use GPUs.
         precision: see Predictor.
-        keeps: columns that are handed on.
+        keeps: columns of the input to copy to the results.
     """
 
     checkpoint: str
@@ -50,15 +51,15 @@ class Computing:
 
 
 @dataclass
-class Account:
-    """What a run computed, and where its time went.
+class InferenceStats:
+    """How many movies a run computed, and how long it took.
 
     Args:
-        computed_in: movies by precision.
-        start_s: seconds until the first unit was begun.
-        compute_s: seconds from then on.
-        busy_s: seconds of all actors' work on units, together.
-        actors: how many there were.
+        computed_in: number of movies by precision.
+        start_s: seconds until the first unit was started.
+        compute_s: seconds from then until the last unit was finished.
+        busy_s: seconds that all actors together spent on units.
+        actors: number of actors.
     """
 
     computed_in: Counter[str] = field(default_factory=Counter)
@@ -68,7 +69,7 @@ class Account:
     actors: int = 0
 
     def notes(self, **seconds: float) -> dict[str, Any]:
-        """What a manifest remembers of it; seconds: that other steps of the job took, by name."""
+        """The entries of the manifest's notes; `seconds` are the times of the job's other steps, by name."""
         seconds |= {"start": self.start_s, "compute": self.compute_s, "busy": self.busy_s}
         return {
             "actors": self.actors,
@@ -77,51 +78,59 @@ class Account:
         }
 
 
-def predict(work: Work, image_files: list[str], computing: Computing, stage: "type[Predict] | None" = None) -> Account:
-    """Compute the units that have no result; stage: what computes them, by default Predict."""
-    stage = stage or Predict
-    account, began = Account(), time.time()
-    units = work.unfinished()
-    if not units:
-        return account
-    cluster.connect()
-    # Only now, because the processes of a run that was just killed live a little longer than it.
+def compute_units(
+    work: WorkFolder,
+    image_files: list[str],
+    settings: InferenceSettings,
+    stage: "type[UnitStage] | None" = None,
+) -> InferenceStats:
+    """Compute all units that have no result file, with the given stage, by default TagUnits."""
+    stage = stage or TagUnits
+    stats, called = InferenceStats(), time.time()
+    if not work.unfinished():
+        return stats
+    ray_session.connect()
+    # Listed again, because actors of a run that was just killed outlive it for a while and finish their units.
     units = work.unfinished()
     progress = Progress(stage.job, sum(unit.rows for unit in units))
-    pool = actor_pool(computing.actors, computing.accelerator, len(units), computing.cpus_per_actor)
+    options = map_batches_options(settings.actors, settings.accelerator, len(units), settings.cpus_per_actor)
     results = ray.data.from_items([vars(unit) for unit in units], override_num_blocks=len(units)).map_batches(
         stage,
-        fn_constructor_args=(work, Reader(work, image_files), computing),
+        fn_constructor_args=(work, UnitReader(work, image_files), settings),
         batch_size=None,
         batch_format="pyarrow",
-        **pool,
+        **options,
     )
-    account.actors, first = pool["compute"].min_size, float("inf")
+    stats.actors, first_started = options["compute"].min_size, float("inf")
     try:
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for unit in batch.to_pylist():
                 progress.add(dict(unit["statuses"]))
-                account.computed_in[unit["precision"]] += unit["rows"]
-                account.busy_s += unit["seconds"]
-                first = min(first, unit["began"])
+                stats.computed_in[unit["precision"]] += unit["rows"]
+                stats.busy_s += unit["seconds"]
+                first_started = min(first_started, unit["began"])
     except ray.exceptions.RayError as error:
         raise mistake_in(error) or error from None
-    account.start_s, account.compute_s = max(0.0, first - began), time.time() - max(first, began)
-    return account
+    stats.start_s = max(0.0, first_started - called)
+    stats.compute_s = time.time() - max(first_started, called)
+    return stats
 
 
-class Predict:
-    """Ray Data stage: units in, an account of each out; their results are files by then."""
+class UnitStage:
+    """Ray Data stage that writes the results of each unit to a file, and returns one row of counts per unit.
 
-    job = "tag"
+    Subclasses compute the results; `job` is the name in their progress lines.
+    """
 
-    def __init__(self, work: Work, reader: Reader, computing: Computing):
-        torch.set_num_threads(cluster.assigned_cpus())
-        self._work, self._reader, self._keeps = work, reader, computing.keeps
-        self._tagger = Tagger.load(computing.checkpoint, computing.precision)
+    job: ClassVar[str]
+    precision: str
+
+    def __init__(self, work: WorkFolder, reader: UnitReader, settings: InferenceSettings):
+        torch.set_num_threads(ray_session.assigned_cpus())
+        self._work, self._reader, self._keeps = work, reader, settings.keeps
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """Each unit's rows by status."""
+        """Compute units; yields one row per unit: its row counts by status, precision and time."""
         for row in batch.to_pylist():
             unit, began = Unit(**row), time.time()
             rows = self._reader.read(unit)
@@ -135,24 +144,43 @@ class Predict:
                 {
                     "rows": [unit.rows],
                     "statuses": pa.array([counts], pairs),
-                    "precision": [self._tagger.precision],
+                    "precision": [self.precision],
                     "began": [began],
                     "seconds": [time.time() - began],
                 }
             )
 
+    @abstractmethod
     def results(self, rows: pa.Table) -> pa.Table:
-        """One row for each of a unit's rows, with a status."""
+        """One row with a status for each row of a unit."""
+
+
+class TagUnits(UnitStage):
+    """Tags the movies of each unit."""
+
+    job = "tag"
+
+    def __init__(self, work: WorkFolder, reader: UnitReader, settings: InferenceSettings):
+        super().__init__(work, reader, settings)
+        self._tagger = Tagger.load(settings.checkpoint, settings.precision)
+
+    @property
+    def precision(self) -> str:  # type: ignore[override]
+        """The precision in use; `auto` is resolved on the first unit."""
+        return self._tagger.precision
+
+    def results(self, rows: pa.Table) -> pa.Table:
+        """Probabilities and status of each row of a unit."""
         return self._tagger.tag(rows)
 
 
 class Tagger:
-    """Gives movies probabilities and statuses.
+    """Computes probabilities and statuses of movies.
 
     Args:
-        directory: of the checkpoint.
-        card: the checkpoint's.
-        predictor: its model.
+        directory: folder of the checkpoint.
+        card: the checkpoint's card.
+        predictor: the checkpoint's model.
     """
 
     def __init__(self, directory: str, card: checkpoint.Card, predictor: Predictor):
@@ -160,22 +188,23 @@ class Tagger:
 
     @classmethod
     def load(cls, directory: str, precision: Precision) -> "Tagger":
-        """From a checkpoint, for this process's device."""
+        """Load a checkpoint onto this process's device."""
         card, model = checkpoint.load(directory)
-        return cls(directory, card, Predictor(model, own_device(), precision))
+        return cls(directory, card, Predictor(model, local_device(), precision))
 
     @property
     def precision(self) -> str:
-        """What it computes in."""
+        """The precision that the model computes in."""
         return self._predictor.precision
 
     def tag(self, rows: pa.Table) -> pa.Table:
-        """One row for each movie: its probabilities if the model can read anything of it, else the reason why not.
+        """One row per movie: its probabilities, or the reason why there are none.
 
-        A row that the model fails on is one with the status `error`; where it fails on all, the model is what fails.
+        A row that the model fails on gets the status `error`. If it fails on all of several rows, the model is broken,
+        and the first error is raised.
 
         Args:
-            rows: with an id, a digest, and what the model reads.
+            rows: with an id, a digest, and the columns that the model reads.
         """
         failures: list[Exception] = []
         tagged = self._tag_or_halve(rows, failures)
@@ -184,6 +213,7 @@ class Tagger:
         return tagged
 
     def _tag_or_halve(self, rows: pa.Table, failures: list[Exception]) -> pa.Table:
+        """Tag rows; on an error, each half by itself, until only the rows that cause it are left."""
         try:
             return self._tag(rows)
         except InputError:
@@ -191,7 +221,7 @@ class Tagger:
         except Exception as error:
             if len(rows) == 1:
                 failures.append(error)
-                return _result(rows, np.zeros((1, len(GENRES))), [PredictStatus.ERROR], [said_by(error)])
+                return _result(rows, np.zeros((1, len(GENRES))), [PredictStatus.ERROR], [describe_error(error)])
         half = len(rows) // 2
         halves = (rows.slice(0, half), rows.slice(half))
         return pa.concat_tables([self._tag_or_halve(part, failures) for part in halves])
@@ -204,39 +234,45 @@ class Tagger:
         logits[readable] = self._predictor.logits(encoded.take(readable))
         is_finite = np.asarray(np.isfinite(logits).all(axis=1))
         is_broken = ~encoded.has_image & np.array([image is not None for image in movies.images], bool)
-        statuses, details = _account(encoded, is_broken, is_finite)
-        chances = probabilities(np.where(is_finite[:, None], logits, 0), self._temperatures(statuses))
-        return _result(rows, chances, statuses.tolist(), [detail or None for detail in details.tolist()])
+        statuses, details = _statuses(encoded, is_broken, is_finite)
+        calibrated = probabilities(np.where(is_finite[:, None], logits, 0), self._temperatures(statuses))
+        return _result(rows, calibrated, statuses.tolist(), [detail or None for detail in details.tolist()])
 
     def _temperatures(self, statuses: np.ndarray) -> np.ndarray:
-        """Shape (N, 1)."""
-        known = {status: one.temperature for status, one in self._calibrations.items()}
-        return np.array([known.get(status, 1.0) for status in statuses]).reshape(-1, 1)
+        """Each movie's temperature, shape (N, 1)."""
+        by_status = {status: calibration.temperature for status, calibration in self._calibrations.items()}
+        return np.array([by_status.get(status, 1.0) for status in statuses]).reshape(-1, 1)
 
 
 def measure(directory: str, rows: pa.Table, precision: Precision) -> float:
-    """Movies a second that one process of this machine tags, once it has begun."""
+    """Throughput of one process on this machine after a warm-up, in movies per second."""
     tagger = Tagger.load(storage.absolute(directory), precision)
     tagger.tag(rows)
-    began = time.perf_counter()
+    start = time.perf_counter()
     tagger.tag(rows)
-    return len(rows) / (time.perf_counter() - began)
+    return len(rows) / (time.perf_counter() - start)
 
 
-def _result(rows: pa.Table, chances: np.ndarray, statuses: list[str], details: list[str | None]) -> pa.Table:
+def _result(rows: pa.Table, values: np.ndarray, statuses: list[str], details: list[str | None]) -> pa.Table:
     tagged = np.isin(statuses, [PredictStatus.TEXT_AND_POSTER, PredictStatus.TEXT_ONLY, PredictStatus.POSTER_ONLY])
     columns = {
         "imdb_id": rows["imdb_id"],
         "status": pa.array([str(status) for status in statuses], pa.string()),
-        "probabilities": per_genre(chances, tagged),
+        "probabilities": per_genre(values, tagged),
         "detail": pa.array(details, pa.string()),
         DIGEST: rows[DIGEST],
     }
     return pa.table(columns, schema=TAGGED)
 
 
-def _account(encoded: Encoded, is_broken: np.ndarray, is_finite: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Status and detail of N movies, given which have a poster that cannot be decoded, and which have finite logits."""
+def _statuses(encoded: EncodedMovies, is_broken: np.ndarray, is_finite: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Status and detail of N movies.
+
+    Args:
+        encoded: the movies.
+        is_broken: shape (N,), bool: the poster cannot be decoded.
+        is_finite: shape (N,), bool: all logits are finite.
+    """
     statuses = np.select(
         [
             ~is_finite,
@@ -260,6 +296,6 @@ def _account(encoded: Encoded, is_broken: np.ndarray, is_finite: np.ndarray) -> 
     return statuses, details
 
 
-def said_by(error: Exception) -> str:
-    """What stands in the detail of a row that an error was raised for."""
+def describe_error(error: Exception) -> str:
+    """The `detail` of a row whose computation raised an error."""
     return f"{type(error).__name__}: {one_line(error)}"[:200]

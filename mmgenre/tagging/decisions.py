@@ -1,4 +1,4 @@
-"""From probabilities to genres: the thresholds of a checkpoint, or others, and what else a person asks for."""
+"""Decides which genres a movie gets, given its probabilities: thresholds, minimum probability, top k."""
 
 from collections.abc import Sequence
 
@@ -9,27 +9,27 @@ from mmgenre.config import Config
 from mmgenre.errors import InputError
 from mmgenre.labels import GENRES
 from mmgenre.models.checkpoint import Card
-from mmgenre.scoring.thresholds import Calibration, Cutoff, Kind, Thresholds, decide
+from mmgenre.scoring.thresholds import Calibration, Cutoff, ThresholdKind, Thresholds, decide
 from mmgenre.tables.schema import PredictStatus
 
 
 class DecisionConfig(Config):
-    """Which genres are given to a movie whose probabilities are known."""
+    """Which genres a movie gets, given its probabilities."""
 
-    thresholds: Kind | Cutoff | dict[str, Cutoff] | None = Field(
+    thresholds: ThresholdKind | Cutoff | dict[str, Cutoff] | None = Field(
         None,
-        description="null: those of the checkpoint; per_genre or global: that kind of them; a number for all genres; "
-        "or numbers by genre, the others being the checkpoint's",
+        description="null: the checkpoint's; per_genre or global: the checkpoint's of that kind; a number for all "
+        "genres; or numbers by genre, and the checkpoint's for the others",
     )
-    min_probability: float = Field(0.0, ge=0, le=1, description="no genre below it is given, whatever its threshold")
-    top_k: int | None = Field(None, ge=1, description="at most so many genres, the most probable ones; null: all")
+    min_probability: float = Field(0.0, ge=0, le=1, description="lower bound of every genre's threshold")
+    top_k: int | None = Field(None, ge=1, description="keep the k most probable genres at most; null: all")
 
     @field_validator("thresholds")
     @classmethod
     def _known_genres(cls, value: object) -> object:
         unknown = sorted(set(value) - set(GENRES)) if isinstance(value, dict) else []
         if unknown:
-            raise ValueError(f"{', '.join(unknown)}: no genre; expected some of {', '.join(GENRES)}")
+            raise ValueError(f"{', '.join(unknown)}: unknown genre; expected some of {', '.join(GENRES)}")
         return value
 
 
@@ -37,37 +37,37 @@ def trained_thresholds(card: Card, directory: str) -> Thresholds:
     """The thresholds of a checkpoint.
 
     Raises:
-        InputError: it has none: its training is not finished.
+        InputError: it has none, because its training has not finished.
     """
     if card.thresholds is None:
-        raise InputError(f"{directory}: an untrained model; expected the output of a finished jobs/train.py")
+        raise InputError(f"{directory}: an untrained model; give the output of a finished jobs/train.py")
     return card.thresholds
 
 
 def calibrations(card: Card, directory: str) -> dict[str, Calibration]:
-    """Temperature and thresholds by what is seen of a movie: by the status of its prediction."""
-    usual = Calibration(thresholds=trained_thresholds(card, directory), temperature=card.temperature)
+    """Temperature and thresholds by the status of a prediction, which says what the model could read."""
+    default = Calibration(thresholds=trained_thresholds(card, directory), temperature=card.temperature)
     kinds: list[str] = [PredictStatus.TEXT_AND_POSTER, PredictStatus.TEXT_ONLY, PredictStatus.POSTER_ONLY]
-    return dict.fromkeys(kinds, usual) | dict(card.alone)
+    return dict.fromkeys(kinds, default) | dict(card.alone)
 
 
 class Decisions:
-    """Decides by status and probability.
+    """Decides on genres by status and probability.
 
     Args:
-        found: see calibrations.
-        config: what a person asks for.
+        by_status: see `calibrations`.
+        config: overrides and limits.
     """
 
-    def __init__(self, found: dict[str, Calibration], config: DecisionConfig):
+    def __init__(self, by_status: dict[str, Calibration], config: DecisionConfig):
         self._cutoffs = {
-            status: np.maximum(_cutoffs(one.thresholds, config), config.min_probability)
-            for status, one in found.items()
+            status: np.maximum(_cutoffs(calibration.thresholds, config), config.min_probability)
+            for status, calibration in by_status.items()
         }
         self._config = config
 
     def cutoffs(self, status: str) -> np.ndarray:
-        """Shape (9,): at or above which a genre is given to a movie of that status; infinite where none is."""
+        """Each genre's cut-off for a status, shape (9,); infinite for a status without predictions."""
         return self._cutoffs.get(status, np.full(len(GENRES), np.inf))
 
     def to_settings(self) -> dict[str, list[float]]:
@@ -75,11 +75,11 @@ class Decisions:
         return {status: cutoffs.tolist() for status, cutoffs in self._cutoffs.items()}
 
     def __call__(self, probabilities: np.ndarray, statuses: Sequence[str]) -> np.ndarray:
-        """Which genres N movies are given, shape (N, 9), bool; none where the status is that of no prediction.
+        """The genres of N movies, shape (N, 9), bool; none for a status without predictions.
 
         Args:
-            probabilities: shape (N, 9), float32; NaN where there are none.
-            statuses: of the N predictions.
+            probabilities: shape (N, 9), float32; NaN for movies without a prediction.
+            statuses: of the N movies.
         """
         cutoffs = np.array([self.cutoffs(status) for status in statuses]).reshape(-1, len(GENRES))
         given = decide(probabilities, cutoffs)
@@ -94,8 +94,8 @@ def _cutoffs(thresholds: Thresholds, config: DecisionConfig) -> np.ndarray:
         case None:
             return thresholds.cutoffs()
         case dict() as by_genre:
-            usual = dict(zip(GENRES, thresholds.cutoffs(), strict=True))
-            return np.array([(usual | by_genre)[genre] for genre in GENRES])
+            defaults = dict(zip(GENRES, thresholds.cutoffs(), strict=True))
+            return np.array([(defaults | by_genre)[genre] for genre in GENRES])
         case str() as kind:
             return thresholds.model_copy(update={"kind": kind}).cutoffs()
         case number:

@@ -1,10 +1,10 @@
-"""The movies that jobs/tag.py is given: what the model reads of each, whichever tables and files it stands in.
+"""Input of jobs/tag.py: what a model reads of each movie, joined from the movies' table or file and side tables.
 
-Posters are not copied: a row says where its image lies.
+Images are not copied: a row holds the index of its image's file and the row in that file.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,33 +16,33 @@ from pyarrow.fs import FileType
 
 from mmgenre.errors import InputError
 from mmgenre.tables import storage
-from mmgenre.tables.ids import Distinct, Lookup, hashes
+from mmgenre.tables.ids import Distinct, hashes
+from mmgenre.tables.joins import RightTable
 from mmgenre.tables.schema import CATALOG, ENRICHED, POSTERS, PREDICTIONS, SplitName
 from mmgenre.tables.table import Table
 from mmgenre.tables.user_files import read_movies, valid_text
 
 ID = pa.field("imdb_id", pa.string(), nullable=False)
-# Where an image lies: the place of its file among the files of its table, and its row in there; null: no image.
+# Index of the Parquet file, among those of its table, and of the row that hold the image; null: no image.
 IMAGE_FILE, IMAGE_ROW = "image_file", "image_row"
 DIGEST = "input_digest"
-_MADE = ("imdb_id", IMAGE_FILE, IMAGE_ROW, DIGEST)
-# What may come from another table than the movies', and the setting that names it.
-_ELSEWHERE = {"title": ("titles", "catalog"), "plot": ("plots", "enriched"), "image": ("posters", "posters")}
-# Any large odd number: what stands in one column is not mistaken for the same in another.
-_ODD = np.uint64(0x9E3779B97F4A7C15)
-_ROWS_AT_ONCE, _IMAGES_AT_ONCE = 10_000, 500
+# What a model may read: the plural for messages, and the setting that names its side table.
+_READABLE = {"title": ("titles", "catalog"), "plot": ("plots", "enriched"), "image": ("posters", "posters")}
+# Any large odd number: keeps equal values in different columns from having equal digests.
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_ROWS_PER_BATCH, _IMAGES_PER_BATCH = 10_000, 500
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where movies are: a table or a person's file, and tables that have what that one lacks.
+class MovieSources:
+    """The movies' table or file, and side tables with columns that it lacks.
 
     Args:
-        movies: folder of a table, or a file.
-        split: of a MOVIES table, the only movies that are tagged; all: every movie.
-        catalog: folder of the CATALOG table, for movies that have no titles of their own.
-        enriched: folder of the ENRICHED table, for movies that have no plots of their own.
-        posters: folder of the POSTERS table, for movies that have no images of their own.
+        movies: folder of a table, or a user's file.
+        split: the only split of a MOVIES table to read; all: every movie.
+        catalog: folder of the CATALOG table, the source of titles.
+        enriched: folder of the ENRICHED table, the source of plots.
+        posters: folder of the POSTERS table, the source of images.
     """
 
     movies: str
@@ -52,246 +52,203 @@ class Places:
     posters: str | None = None
 
 
-class Beside:
-    """A table beside the movies', which has columns that theirs lacks.
+class SideTable:
+    """A table from which columns are added to the movies, by id.
 
     Args:
-        role: of the table, as its setting is called.
         directory: its folder.
-        schema: what it must have.
+        schema: columns that it must have.
     """
 
-    def __init__(self, role: str, directory: str, schema: pa.Schema):
-        self.role, self.table, self.schema = role, Table(directory, schema), schema
-        self._names: list[str] = []
+    def __init__(self, directory: str, schema: pa.Schema):
+        self.table, self.schema = Table(directory, schema), schema
+        self.columns: list[str] = []
 
-    def provide(self, names: Sequence[str]) -> None:
-        """Columns that are asked of it."""
-        self._names = list(names)
-
-    @property
-    def is_asked(self) -> bool:
-        """Whether anything is read of it."""
-        return bool(self._names)
-
-    def added_to(self, movies: pa.Table) -> pa.Table:
-        """The movies with the columns that are asked for; null where it has no such movie."""
-        lookup, rows = self._found
-        places = lookup.places(movies["imdb_id"])
-        found = rows.take(pa.array(places, mask=places < 0))
-        for name in self._names:
-            movies = movies.append_column(name, found[name])
-        return movies
+    def join(self, movies: pa.Table) -> pa.Table:
+        """Append `columns`; null for movies that this table does not have."""
+        return self._right.join(movies) if self.columns else movies
 
     @cached_property
-    def _found(self) -> tuple[Lookup, pa.Table]:
-        rows = self.table.read(["imdb_id", *self._names])
-        return Lookup(rows["imdb_id"]), rows.combine_chunks()
+    def _right(self) -> RightTable:
+        return RightTable(self.table.read(["imdb_id", *self.columns]))
 
 
 class TagInput:
-    """Movies to be tagged.
+    """The movies to tag.
 
     Args:
-        places: where they are.
+        sources: where they are.
         reads: what the model reads of a movie: some of title, plot and image.
-        keeps: other columns of the movies, or of the catalogue, that are handed on.
+        keeps: further columns to copy to the output, from the movies or a side table.
 
     Raises:
-        InputError: neither is there, or columns are missing.
+        InputError: no such table or file, or a column that none of them has.
     """
 
-    def __init__(self, places: Places, reads: Sequence[str], keeps: Sequence[str] = ()):
-        self._places, self._reads = places, list(reads)
-        self._location = places.movies
-        is_file = storage.kind(places.movies) == FileType.File
-        self._table = None if is_file else Table(places.movies, pa.schema([ID]))
-        self._posters = Table(places.posters, POSTERS) if places.posters is not None and "image" in reads else None
-        given = (("catalog", places.catalog, CATALOG, "title"), ("enriched", places.enriched, ENRICHED, "plot"))
-        self._beside = [
-            Beside(role, directory, schema) for role, directory, schema, _ in given if directory is not None
-        ]
-        elsewhere = {name for _, directory, _, name in given if directory is not None}
-        elsewhere |= {"image"} if self._posters else set()
-        self._own = [name for name in reads if name not in elsewhere]
-        self._require_columns()
-        self._kept = self._sort_out(keeps)
-        wanted = [name for name in self.schema.names if name not in (*self._own_names, *_MADE)]
-        for beside in self._beside:
-            mine = [name for name in wanted if name in beside.schema.names]
-            beside.provide(mine)
-            wanted = [name for name in wanted if name not in mine]
+    def __init__(self, sources: MovieSources, reads: Sequence[str], keeps: Sequence[str] = ()):
+        self._location, self._split, self._reads = sources.movies, sources.split, list(reads)
+        is_file = storage.kind(sources.movies) == FileType.File
+        self._table = None if is_file else Table(sources.movies, pa.schema([ID]))
+        self._own_schema = pa.schema([]) if self._table is None else self._table.dataset.schema
+        self._posters = Table(sources.posters, POSTERS) if sources.posters is not None and "image" in reads else None
+        side_tables = {"catalog": (sources.catalog, CATALOG), "enriched": (sources.enriched, ENRICHED)}
+        self._side_tables = {
+            role: SideTable(directory, schema) for role, (directory, schema) in side_tables.items() if directory
+        }
+        if self._split != "all" and "split" not in self._own_schema.names:
+            raise InputError(f"split={self._split}: {self._location} has no splits; only a MOVIES table does")
+        self._own_columns: list[str] = []
+        for name in reads:
+            self._find_source(name)
+        self.kept = [self._keep(name) for name in dict.fromkeys(keeps)]
 
     @property
     def schema(self) -> pa.Schema:
-        """Of the rows: the id, the texts, where the image is, a digest of all that, and what is handed on."""
-        text = [pa.field(name, pa.string()) for name in self._reads if name != "image"]
+        """Schema of the rows: id, texts, position of the image, digest of all that, and kept columns."""
+        text = [pa.field(name, pa.string()) for name in self._texts]
         image = [pa.field(name, pa.int32()) for name in (IMAGE_FILE, IMAGE_ROW) if "image" in self._reads]
-        kept = [field for field in self._kept if field.name not in self._reads]
+        kept = [field for field in self.kept if field.name not in self._reads]
         return pa.schema([ID, *text, *image, pa.field(DIGEST, pa.int64(), nullable=False), *kept])
 
     @property
-    def kept(self) -> list[pa.Field]:
-        """The columns that are handed on."""
-        return self._kept
-
-    @property
     def image_files(self) -> list[str]:
-        """The files that images lie in."""
+        """The files that hold the images."""
         table = self._posters or self._table
         return table.files if table is not None and "image" in self._reads else []
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Of what the rows are made of."""
-        table = self._table
-        movies = storage.fingerprint(self._location) if table is None else table.manifest.fingerprint
-        others = {beside.role: beside.table for beside in self._beside if beside.is_asked}
-        others |= {"posters": self._posters} if self._posters else {}
-        return {"movies": movies} | {role: other.manifest.fingerprint for role, other in others.items()}
+        """Fingerprints of the movies and of every side table that is used, by role."""
+        own = storage.fingerprint(self._location) if self._table is None else self._table.manifest.fingerprint
+        tables = {role: side.table for role, side in self._side_tables.items() if side.columns}
+        tables |= {"posters": self._posters} if self._posters else {}
+        return {"movies": own} | {role: table.manifest.fingerprint for role, table in tables.items()}
 
     def rows(self) -> Iterator[pa.Table]:
-        """All of them, once, in batches.
+        """All movies once, in batches.
 
         Raises:
-            InputError: ids are missing or not distinct, or the file cannot be read.
+            InputError: ids are missing or duplicated, or the file cannot be read.
         """
         ids = Distinct()
-        for batch in self._batches():
+        for batch in self._own_batches():
             missing = batch["imdb_id"].null_count
             if missing:
                 raise InputError(f"{self._location}: {missing:,} rows without an id; give each movie one")
             ids.add(batch["imdb_id"])
-            yield self._completed(batch)
+            yield self._complete(batch)
         if ids.num_distinct < len(ids):
-            self._refuse_doubled(ids)
+            self._raise_duplicates(ids)
 
-    def _completed(self, batch: pa.Table) -> pa.Table:
-        """Rows of the schema, given what the movies' own table or file has."""
-        for beside in self._beside:
-            batch = beside.added_to(batch) if beside.is_asked else batch
+    @property
+    def _texts(self) -> list[str]:
+        return [name for name in self._reads if name != "image"]
+
+    def _find_source(self, name: str) -> None:
+        """Assign a column that the model reads to its side table, if there is one, else to the movies."""
+        plural, role = _READABLE[name]
+        if role in self._side_tables:
+            self._side_tables[role].columns.append(name)
+        elif name != "image" or self._posters is None:
+            # The text columns of a file are checked when it is read.
+            has_column = name != "image" if self._table is None else name in self._own_schema.names
+            if not has_column:
+                raise InputError(f"{self._location}: no {plural}, which this model reads; give {role}=DIR")
+            self._own_columns.append(name)
+
+    def _keep(self, name: str) -> pa.Field:
+        """Assign a column to copy to the movies or a side table that has it; returns its field."""
+        if name in (*PREDICTIONS.names, "image"):
+            raise InputError(f"columns: {name}: a column of the predictions themselves, or too large; leave it out")
+        if name in self._reads:
+            return pa.field(name, pa.string())
+        side = next((side for side in self._side_tables.values() if name in side.schema.names), None)
+        if side is not None and name not in self._own_schema.names:
+            side.columns.append(name)
+            return side.schema.field(name).with_nullable(True)
+        if self._table is not None and name not in self._own_schema.names:
+            raise InputError(f"columns: {name}: neither {self._location} nor a side table has it")
+        self._own_columns.append(name)
+        return pa.field(name, pa.string()) if self._table is None else self._own_schema.field(name).with_nullable(True)
+
+    def _complete(self, batch: pa.Table) -> pa.Table:
+        """Add the columns of the side tables, the image positions and the digest."""
+        for side in self._side_tables.values():
+            batch = side.join(batch)
         if self._posters is not None:
-            batch = self._with_posters(batch)
-        batch = batch.append_column(DIGEST, _digests(batch, [name for name in self._reads if name != "image"]))
+            batch = self._image_positions.join(batch)
+            # Adjacent images are read together.
+            batch = batch.sort_by([(IMAGE_FILE, "ascending"), (IMAGE_ROW, "ascending")])
+        batch = batch.append_column(DIGEST, _digests(batch, self._texts))
         return batch.select(self.schema.names).cast(self.schema)
 
-    def _batches(self) -> Iterator[pa.Table]:
+    def _own_batches(self) -> Iterator[pa.Table]:
+        """The id and the own columns of all movies."""
         if self._table is None:
-            for batch in read_movies(self._location, ["imdb_id", *self._own_names]):
+            for batch in read_movies(self._location, ["imdb_id", *self._own_columns]):
                 yield pa.Table.from_batches([batch])
             return
         for number, file in enumerate(self._table.files):
-            yield from self._batches_of(file, number)
+            yield from self._batches_of_file(file, number)
 
-    def _batches_of(self, file: str, number: int) -> Iterator[pa.Table]:
-        """A file of the movies' table, its images replaced by where they are."""
-        names = ["imdb_id", *self._own_names, *(["split"] if self._places.split != "all" else [])]
-        size = _IMAGES_AT_ONCE if "image" in names else _ROWS_AT_ONCE
+    def _batches_of_file(self, file: str, number: int) -> Iterator[pa.Table]:
+        """One file of the movies' table, its images replaced by their positions."""
+        names = ["imdb_id", *self._own_columns, *(["split"] if self._split != "all" else [])]
+        size = _IMAGES_PER_BATCH if "image" in names else _ROWS_PER_BATCH
         start = 0
         for batch in storage.parquet_batches(file, list(dict.fromkeys(names)), size):
             rows = pa.Table.from_batches([batch])
             if "image" in names:
-                rows = _with_places(rows, number, start)
+                rows = _with_own_positions(rows, number, start)
             start += len(batch)
-            if self._places.split != "all":
-                rows = rows.filter(pc.equal(rows["split"], self._places.split))
-            for name in set(self._own) - {"image"}:
+            if self._split != "all":
+                rows = rows.filter(pc.equal(rows["split"], self._split))
+            for name in {*self._texts} & {*self._own_columns}:
                 rows = rows.set_column(rows.column_names.index(name), name, valid_text(rows[name]))
             yield rows
 
-    @property
-    def _own_names(self) -> list[str]:
-        """Columns of the movies' own table or file that are read, but for the id."""
-        names = [field.name for field in self._kept]
-        own = [name for name in names if name in self._own_schema.names or not self._offered(name)]
-        return list(dict.fromkeys([*self._own, *own]))
-
-    def _offered(self, name: str) -> pa.Field | None:
-        """A column of one of the tables beside the movies'."""
-        return next((one.schema.field(name) for one in self._beside if name in one.schema.names), None)
-
     @cached_property
-    def _own_schema(self) -> pa.Schema:
-        return pa.schema([]) if self._table is None else self._table.dataset.schema
-
-    def _with_posters(self, batch: pa.Table) -> pa.Table:
-        lookup, rows = self._images
-        places = lookup.places(batch["imdb_id"])
-        found = rows.take(pa.array(places, mask=places < 0))
-        for name in (IMAGE_FILE, IMAGE_ROW, "sha256"):
-            batch = batch.append_column(name, found[name])
-        # Neighbours in the file are read together.
-        return batch.sort_by([(IMAGE_FILE, "ascending"), (IMAGE_ROW, "ascending")])
-
-    @cached_property
-    def _images(self) -> tuple[Lookup, pa.Table]:
-        """Where the posters are that have an image."""
-        assert self._posters is not None, "asked for with posters only"  # noqa: S101
-        found = []
+    def _image_positions(self) -> RightTable:
+        """Positions and hashes of the images in the POSTERS table."""
+        assert self._posters is not None, "called with posters only"  # noqa: S101
+        parts = []
         for number, file in enumerate(self._posters.files):
             filesystem, path = storage.resolve(file)
             rows = pq.read_table(path, filesystem=filesystem, columns=["imdb_id", "status", "sha256"])
-            rows = _at(rows, number, 0).filter(pc.equal(rows["status"], "ok"))
-            found.append(rows.drop_columns("status"))
-        rows = pa.concat_tables(found).combine_chunks()
-        return Lookup(rows["imdb_id"]), rows
+            rows = _with_positions(rows, number, 0).filter(pc.equal(rows["status"], "ok"))
+            parts.append(rows.drop_columns("status"))
+        return RightTable(pa.concat_tables(parts))
 
-    def _require_columns(self) -> None:
-        """Raise where the model reads what nothing that was given has."""
-        own = set(self._own)
-        # A file is asked for its columns when it is read.
-        missing = own & {"image"} if self._table is None else own - set(self._own_schema.names)
-        for name, (what, setting) in _ELSEWHERE.items():
-            if name in missing:
-                raise InputError(f"{self._location}: no {what}, which this model reads; give {setting}=DIR")
-        if self._places.split != "all" and "split" not in self._own_schema.names:
-            raise InputError(f"split={self._places.split}: {self._location} has no splits; only a MOVIES table does")
-
-    def _sort_out(self, keeps: Sequence[str]) -> list[pa.Field]:
-        """The fields of columns that are handed on."""
-        fields = []
-        for name in dict.fromkeys(keeps):
-            if name in (*PREDICTIONS.names, "image"):
-                raise InputError(f"columns: {name}: a column of the predictions themselves, or too large; leave it out")
-            found = self._own_schema.field(name) if name in self._own_schema.names else self._offered(name)
-            if found is None and self._table is None:
-                found = pa.field(name, pa.string())
-            if found is None:
-                raise InputError(f"columns: {name}: neither {self._location} nor a table beside it has it")
-            fields.append(found.with_nullable(True))
-        return fields
-
-    def _refuse_doubled(self, ids: Distinct) -> None:
-        examples: list[str] = []
-        num_doubled = f"{len(ids) - ids.num_distinct:,} rows with the id of another row"
-        for batch in self._batches():
-            doubled = batch["imdb_id"].filter(pa.array(ids.is_doubled(batch["imdb_id"])))
-            examples = list(dict.fromkeys([*examples, *doubled.to_pylist()]))[:3]
-        raise InputError(f"{self._location}: {num_doubled} ({', '.join(examples)}); keep one of each")
+    def _raise_duplicates(self, ids: Distinct) -> None:
+        examples: Mapping[str, None] = {}
+        for batch in self._own_batches():
+            duplicates = batch["imdb_id"].filter(ids.is_duplicate(batch["imdb_id"]))
+            examples = dict.fromkeys([*examples, *duplicates.to_pylist()])
+        count = f"{len(ids) - ids.num_distinct:,} rows with the id of another row"
+        raise InputError(f"{self._location}: {count} ({', '.join([*examples][:3])}); keep one of each")
 
 
-def _with_places(rows: pa.Table, number: int, start: int) -> pa.Table:
-    """Rows of one file, with where each image is in place of the image, and `sha256` of those there are."""
+def _with_own_positions(rows: pa.Table, file_number: int, start: int) -> pa.Table:
+    """Replace the images of rows by their positions and by `sha256`; both null where there is no image."""
     images = rows["image"]
-    known = images.is_valid()
-    rows = _at(rows.drop_columns("image"), number, start)
+    rows = _with_positions(rows.drop_columns("image"), file_number, start)
     for name in (IMAGE_FILE, IMAGE_ROW):
-        place = pc.if_else(known, rows[name], None)
-        rows = rows.set_column(rows.column_names.index(name), name, place)
-    digests = [None if one is None else hashlib.sha256(one).hexdigest() for one in images.to_pylist()]
+        position = pc.if_else(images.is_valid(), rows[name], None)
+        rows = rows.set_column(rows.column_names.index(name), name, position)
+    digests = [None if image is None else hashlib.sha256(image).hexdigest() for image in images.to_pylist()]
     return rows.append_column("sha256", pa.array(digests, pa.string()))
 
 
-def _at(rows: pa.Table, number: int, start: int) -> pa.Table:
-    places = pa.array(np.arange(start, start + len(rows), dtype=np.int32))
-    file = pa.array(np.full(len(rows), number, np.int32))
-    return rows.append_column(IMAGE_FILE, file).append_column(IMAGE_ROW, places)
+def _with_positions(rows: pa.Table, file_number: int, start: int) -> pa.Table:
+    numbers = pa.array(np.arange(start, start + len(rows), dtype=np.int32))
+    file = pa.array(np.full(len(rows), file_number, np.int32))
+    return rows.append_column(IMAGE_FILE, file).append_column(IMAGE_ROW, numbers)
 
 
 def _digests(rows: pa.Table, texts: Sequence[str]) -> pa.Array:
-    """Shape (N,), int64: of the id and of all that the model is given of each movie."""
+    """Digest of the id and of everything that the model reads of each movie, shape (N,), int64."""
     names = ["imdb_id", *texts, *(["sha256"] if "sha256" in rows.column_names else [])]
-    found = np.zeros(len(rows), np.uint64)
+    digests = np.zeros(len(rows), np.uint64)
     for name in names:
-        found = found * _ODD ^ hashes(rows[name])
-    return pa.array(found.view(np.int64))
+        digests = digests * _MULTIPLIER ^ hashes(rows[name])
+    return pa.array(digests.view(np.int64))

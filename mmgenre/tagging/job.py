@@ -1,8 +1,8 @@
-"""Movies → PREDICTIONS: every movie of a table or a file once, with the genres that a trained model gives it.
+"""Movies → PREDICTIONS: one row for every movie of a table or file, with the genres that a trained model predicts.
 
-The input is staged in units; actors compute those that have no result; the results become the table. What the model has
-said of a movie before holds while the movie is as it was, so a newer catalogue costs what is new in it, and other
-thresholds cost no model at all.
+The input is staged in units, actors compute the units that have no result, and the results become the table. A
+prediction is reused as long as the movie's input does not change: a newer catalogue costs only what is new in it, and
+other thresholds cost no inference at all.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field
 
+from mmgenre.config import Requirements
 from mmgenre.errors import InputError
 from mmgenre.models import checkpoint
 from mmgenre.models.checkpoint import Card
@@ -20,16 +21,17 @@ from mmgenre.models.inference import Precision
 from mmgenre.ray_session import Accelerator
 from mmgenre.tables import storage
 from mmgenre.tables.manifest import Manifest, Recipe, read_manifest
+from mmgenre.tables.output import Output
 from mmgenre.tables.schema import PREDICTIONS, SplitName
 from mmgenre.tables.table import TableWriter
-from mmgenre.tagging.actors import Computing, predict
+from mmgenre.tagging.actors import InferenceSettings, compute_units
 from mmgenre.tagging.decisions import DecisionConfig, Decisions, calibrations, trained_thresholds
-from mmgenre.tagging.input import Places, TagInput
+from mmgenre.tagging.input import MovieSources, TagInput
 from mmgenre.tagging.output import OWNED, Export, TagWriter
-from mmgenre.tagging.units import WORK, Earlier, Work, earlier_files
+from mmgenre.tagging.units import WORK, EarlierPredictions, WorkFolder, earlier_files
 
-# Settings of the last step, and of which movies it is for.
-_OF_THE_LAST_STEP = {*DecisionConfig.model_fields, "columns", "export", "split"}
+# Settings that do not affect probabilities: the last step's, and the choice of movies.
+_FINISH_SETTINGS = {*DecisionConfig.model_fields, "columns", "export", "split"}
 
 
 class TagConfig(DecisionConfig):
@@ -39,74 +41,84 @@ class TagConfig(DecisionConfig):
     movies: str = Field(
         description="MOVIES, CATALOG or ENRICHED folder, or a CSV, TSV or Parquet file with imdb_id and plot"
     )
-    split: SplitName = Field("all", description="of a MOVIES table, the movies to tag")
-    catalog: str | None = Field(None, description="CATALOG folder: titles for models that read them, and columns")
-    enriched: str | None = Field(None, description="ENRICHED folder with the plots, for movies that have none")
-    posters: str | None = Field(None, description="POSTERS folder with the images, for models that read them")
+    split: SplitName = Field("all", description="split of a MOVIES table to tag")
+    catalog: str | None = Field(None, description="CATALOG folder, for titles and `columns`")
+    enriched: str | None = Field(None, description="ENRICHED folder, for plots and `columns`")
+    posters: str | None = Field(None, description="POSTERS folder, for images")
     without: Literal["plot", "poster"] | None = Field(
-        None, description="what is not read though it may be known: movies are tagged by the other alone"
+        None, description="ignore plots (and titles) or posters, and tag by the other alone"
     )
-    columns: tuple[str, ...] = Field((), description="of the movies or of the catalogue, to stand beside the genres")
-    export: tuple[Export, ...] = Field((), description="also OUTPUT/_tags.csv, or _tags.tsv as IMDb writes it")
-    output: str = Field(description="folder of the PREDICTIONS table; the same command goes on where it was")
-    overwrite: bool = Field(False, description="replace what another model or configuration left in output")
-    actors: int | None = Field(None, ge=1, description="processes with a model each; null: one for each CPU or GPU")
-    cpus_per_actor: int = Field(1, ge=1, description="and threads; more where memory holds few models")
-    accelerator: Accelerator = Field("auto", description="auto: GPUs where a node has one now; gpu: wait for them")
-    precision: Precision = Field("auto", description="auto: bf16 where it is measured to be faster, else fp32")
+    columns: tuple[str, ...] = Field((), description="columns of the movies or a side table to copy")
+    export: tuple[Export, ...] = Field((), description="also write OUTPUT/_tags.csv, or _tags.tsv in IMDb's format")
+    output: str = Field(description="folder of the PREDICTIONS table; run the same command again to resume")
+    overwrite: bool = Field(False, description="replace an output of another model or configuration")
+    actors: int | None = Field(None, ge=1, description="processes, each with a model; null: one per CPU or GPU")
+    cpus_per_actor: int = Field(1, ge=1, description="CPUs and threads per process; more if memory is short")
+    accelerator: Accelerator = Field("auto", description="auto: GPUs if a node has one now; gpu: wait for them")
+    precision: Precision = Field("auto", description="auto: bf16 if it measures faster, else fp32")
+
+    def requirements(self) -> tuple[Requirements, ...]:
+        """See Config."""
+        actors = self.actors or 1
+        needs = Requirements(
+            inputs=(self.checkpoint, self.movies, self.catalog, self.enriched, self.posters),
+            outputs=(self.output,),
+            cpus=actors * self.cpus_per_actor,
+            gpus=actors * (self.accelerator == "gpu"),
+        )
+        return (needs,)
 
 
 def tag(config: TagConfig) -> Manifest:
-    """One PREDICTIONS row for each movie, with a status.
+    """Write one PREDICTIONS row, with a status, for each movie.
 
     Raises:
-        InputError: no checkpoint or one that is not trained, movies that cannot be read, ids that are not distinct,
-            or an output of another model.
+        InputError: no checkpoint or an untrained one, movies that cannot be read, duplicated ids, or an output of
+            another model.
     """
     card = checkpoint.read_card(config.checkpoint)
     thresholds = trained_thresholds(card, config.checkpoint)
-    places = Places(config.movies, config.split, config.catalog, config.enriched, config.posters)
+    places = MovieSources(config.movies, config.split, config.catalog, config.enriched, config.posters)
     source = TagInput(places, _reads(card, config.without), config.columns)
     recipe = _recipe(config, card, source)
-    writer = TableWriter(config.output, pa.schema([*PREDICTIONS, *source.kept]), recipe, owned=(*OWNED, WORK))
-    found = writer.finished()
-    if found is not None:
-        return found
-    began = time.monotonic()
-    work = _staged(config, source, writer, recipe)
-    staged = time.monotonic()
-    account = predict(work, source.image_files, _computing(config, source))
-    computed = time.monotonic()
-    decisions = Decisions(calibrations(card, config.checkpoint), config)
-    output = TagWriter(writer, decisions, source.kept, config.export)
-    output.write(work.results())
-    counts = work.staged.manifest
-    notes = {
-        "checkpoint": config.checkpoint,
-        "thresholds": thresholds.model_dump(),
-        "cutoffs": decisions.to_settings(),
-        "carried_over": counts.rows_in - counts.rows,
-        "coverage": output.coverage(),
-    } | account.notes(stage=staged - began, write=time.monotonic() - computed)
-    manifest = writer.finish(rows_in=counts.rows_in, expected_rows=counts.rows_in, notes=notes)
+    output = Output(config.output, recipe, (*OWNED, WORK), mode="extend", overwrite=config.overwrite)
+    if output.finished is not None:
+        return output.finished
+    start = time.monotonic()
+    work, model = _work_folder(config.output, recipe)
+    if output.keeps and read_manifest(config.output) is not None:
+        # A complete table stays complete until its new input has been read without an error.
+        _stage(config.output, model, work, source)
+    with output:
+        _stage(config.output, model, work, source)
+        staged = time.monotonic()
+        stats = compute_units(work, source.image_files, _inference_settings(config, source))
+        computed = time.monotonic()
+        decisions = Decisions(calibrations(card, config.checkpoint), config)
+        table = TableWriter(output, pa.schema([*PREDICTIONS, *source.kept]))
+        writer = TagWriter(table, decisions, source.kept, config.export)
+        writer.write(work.results())
+        counts = work.staged.manifest
+        notes = {
+            "checkpoint": config.checkpoint,
+            "thresholds": thresholds.model_dump(),
+            "cutoffs": decisions.to_settings(),
+            "carried_over": counts.rows_in - counts.rows,
+            "coverage": writer.coverage(),
+        } | stats.notes(stage=staged - start, write=time.monotonic() - computed)
+        manifest = table.finish(rows_in=counts.rows_in, expected_rows=counts.rows_in, notes=notes)
     storage.delete(storage.join(config.output, WORK))
     return manifest
 
 
-def _staged(config: TagConfig, source: TagInput, writer: TableWriter, recipe: Recipe) -> Work:
-    """The work, cut into units; a complete output stays complete until its next input is known to be good."""
-    keeps = writer.keeps(overwrite=config.overwrite, keep="all")
-    work, model = _work(config.output, recipe)
-    if not keeps or read_manifest(config.output) is None:
-        writer.start(keeps=keeps)
+def _stage(output: str, model: str, work: WorkFolder, source: TagInput) -> None:
+    """Stage the input, unless that has been done."""
     if not work.is_staged():
-        work.stage(source, Earlier(earlier_files(config.output, model, work)))
-    writer.start(keeps=True)
-    return work
+        work.stage(source, EarlierPredictions(earlier_files(output, model, work)))
 
 
-def _computing(config: TagConfig, source: TagInput) -> Computing:
-    return Computing(
+def _inference_settings(config: TagConfig, source: TagInput) -> InferenceSettings:
+    return InferenceSettings(
         checkpoint=storage.absolute(config.checkpoint),
         actors=config.actors,
         cpus_per_actor=config.cpus_per_actor,
@@ -117,11 +129,11 @@ def _computing(config: TagConfig, source: TagInput) -> Computing:
 
 
 def _reads(card: Card, without: str | None) -> list[str]:
-    """What is read of a movie."""
+    """The columns to read of a movie."""
     hidden = {"plot": {"plot", "title"}, "poster": {"image"}, None: set()}[without]
     columns = [name for name in card.model.columns if name not in hidden]
     if not columns:
-        raise InputError(f"without={without}: this model reads nothing else; leave it out")
+        raise InputError(f"without={without}: this model reads nothing else; remove the setting")
     return columns
 
 
@@ -138,14 +150,16 @@ def _recipe(config: TagConfig, card: Card, source: TagInput) -> Recipe:
         job="tag",
         settings={"model": model, "without": config.without, "precision": config.precision},
         inputs=source.fingerprints,
-        finish=config.to_settings(without=set(TagConfig.model_fields) - _OF_THE_LAST_STEP),
+        finish=config.to_settings(without=set(TagConfig.model_fields) - _FINISH_SETTINGS),
     )
 
 
-def _work(output: str, recipe: Recipe) -> tuple[Work, str]:
-    """The folder of this run's work, and the mark of the model that begins its name."""
-    staged = [recipe.inputs, recipe.finish["columns"], recipe.finish["split"]]
-    model, inputs = (
-        hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12] for said in (recipe.settings, staged)
-    )
-    return Work(output, f"{model}-{inputs}"), model
+def _work_folder(output: str, recipe: Recipe) -> tuple[WorkFolder, str]:
+    """The work folder of this model and input, and the part of its name that identifies the model."""
+    inputs = [recipe.inputs, recipe.finish["columns"], recipe.finish["split"]]
+    model, source = (_digest(values) for values in (recipe.settings, inputs))
+    return WorkFolder(storage.join(output, WORK, f"{model}-{source}")), model
+
+
+def _digest(values: object) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Probabilities → PREDICTIONS: each movie's genres, in bounded parts, with a file for other programs and an account."""
+"""Probabilities → PREDICTIONS: decides on genres, writes the table and its exports, and counts the coverage."""
 
 import contextlib
 from collections import Counter
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from mmgenre.labels import decode
 from mmgenre.tables import storage
+from mmgenre.tables.chunks import gather
 from mmgenre.tables.manifest import Manifest
 from mmgenre.tables.schema import PREDICTIONS, from_per_genre
 from mmgenre.tables.table import PARTS, TableWriter, parts_in
@@ -18,7 +19,7 @@ from mmgenre.tagging.decisions import Decisions
 from mmgenre.text_tables import aligned
 
 Export = Literal["csv", "tsv"]
-# Readers of a folder of Parquet files pass over names that begin so.
+# Readers of Parquet folders ignore files whose names start with an underscore.
 EXPORTS: dict[Export, str] = {"csv": "_tags.csv", "tsv": "_tags.tsv"}
 OWNED = (PARTS, *EXPORTS.values())
 _ROWS_PER_PART = 50_000
@@ -27,13 +28,13 @@ _SEPARATOR: dict[Export, str] = {"csv": ",", "tsv": "\t"}
 
 
 class TagWriter:
-    """Writes the predictions of a run that has computed everything.
+    """Writes the PREDICTIONS table once all units are computed.
 
     Args:
         writer: of the table.
-        decisions: from probabilities to genres.
-        kept: columns beside those of PREDICTIONS.
-        exports: kinds of files that are written, too.
+        decisions: decides on genres, given probabilities.
+        kept: columns in addition to those of PREDICTIONS.
+        exports: text files to write as well.
     """
 
     def __init__(self, writer: TableWriter, decisions: Decisions, kept: Sequence[pa.Field], exports: Sequence[Export]):
@@ -43,26 +44,26 @@ class TagWriter:
         self._coverage: Counter[tuple[str, str, str]] = Counter()
 
     def write(self, results: Iterator[pa.Table]) -> None:
-        """All of them; what an earlier run wrote goes first: the results have it."""
+        """Write all results; deletes the files of an earlier run first, whose valid rows are among the results."""
         for name in [*parts_in(self._writer.directory), *EXPORTS.values()]:
             storage.delete(storage.join(self._writer.directory, name))
         with contextlib.ExitStack() as stack:
             files = {kind: stack.enter_context(self._open(kind)) for kind in self._exports}
-            for rows in _rechunked(map(self._decided, results)):
+            for rows in gather(map(self._with_genres, results), rows=_ROWS_PER_PART):
                 self._writer.write(rows)
                 self._coverage.update(_coverage(rows))
                 for kind, file in files.items():
                     file.write(self._lines(kind, rows))
 
     def coverage(self) -> list[list[Any]]:
-        """Rows as [title type, decade, status, count]."""
+        """Number of rows, as lists of [title type, decade, status, count]."""
         return [[*key, count] for key, count in sorted(self._coverage.items())]
 
-    def _decided(self, rows: pa.Table) -> pa.Table:
-        chances = from_per_genre(rows["probabilities"])
-        known = ~np.isnan(chances).any(axis=1)
-        decided = self._decisions(chances, rows["status"].to_pylist())
-        genres = [decode(row) if is_known else None for row, is_known in zip(decided, known, strict=True)]
+    def _with_genres(self, rows: pa.Table) -> pa.Table:
+        probabilities = from_per_genre(rows["probabilities"])
+        is_known = ~np.isnan(probabilities).any(axis=1)
+        decided = self._decisions(probabilities, rows["status"].to_pylist())
+        genres = [decode(row) if known else None for row, known in zip(decided, is_known, strict=True)]
         column = pa.array(genres, PREDICTIONS.field("genres").type)
         return rows.append_column("genres", column).select(self._schema.names)
 
@@ -84,33 +85,28 @@ class TagWriter:
 
 
 def describe(manifest: Manifest) -> str:
-    """What a person wants to know of a tagged catalogue."""
+    """Summary of a tagged catalogue: rows by title type and decade, and the manifest."""
     rows = manifest.notes.get("coverage") or []
     if not any(title_type or decade for title_type, decade, _, _ in rows):
         return str(manifest)
-    return "\n".join([_by("title type", 0, rows), _by("decade", 1, rows), str(manifest)])
+    return "\n".join([_counts_by("title type", 0, rows), _counts_by("decade", 1, rows), str(manifest)])
 
 
-def _by(what: str, place: int, rows: Sequence[Sequence[Any]]) -> str:
-    """Rows by one key and by status, as aligned text."""
+def _counts_by(header: str, position: int, rows: Sequence[Sequence[Any]]) -> str:
+    """Counts by one of the keys and by status, as aligned text."""
     statuses = sorted({row[2] for row in rows})
-    counts: Counter[tuple[str, str]] = Counter()
+    counts: dict[str, Counter[str]] = {}
     for row in rows:
-        counts[row[place], row[2]] += row[3]
-    keys = sorted({key for key, _ in counts})
+        counts.setdefault(row[position], Counter())[row[2]] += row[3]
     lines = [
-        [key or "unknown", *(f"{counts[key, status]:,}" for status in statuses), f"{_total(counts, key):,}"]
-        for key in keys
+        [key or "unknown", *(f"{by_status[status]:,}" for status in statuses), f"{by_status.total():,}"]
+        for key, by_status in sorted(counts.items())
     ]
-    return aligned([[what, *statuses, "rows"], *lines]) + "\n"
-
-
-def _total(counts: Counter[tuple[str, str]], key: str) -> int:
-    return sum(count for (name, _), count in counts.items() if name == key)
+    return aligned([[header, *statuses, "rows"], *lines]) + "\n"
 
 
 def _coverage(rows: pa.Table) -> Counter[tuple[str, str, str]]:
-    """How many rows there are of each title type, decade and status; "" where the table does not say."""
+    """Number of rows by title type, decade and status; "" where the table has no title type or year."""
     unknown = pa.repeat("", len(rows))
     kinds = rows["title_type"].cast(pa.string()).fill_null("") if "title_type" in rows.column_names else unknown
     decades = unknown
@@ -119,11 +115,11 @@ def _coverage(rows: pa.Table) -> Counter[tuple[str, str, str]]:
         decades = pc.binary_join_element_wise(years, "0s", "").fill_null("")
     keys = pa.table({"kind": kinds, "decade": decades, "status": rows["status"]})
     groups = keys.group_by(keys.column_names).aggregate([([], "count_all")]).to_pylist()
-    return Counter({(one["kind"], one["decade"], one["status"]): one["count_all"] for one in groups})
+    return Counter({(group["kind"], group["decade"], group["status"]): group["count_all"] for group in groups})
 
 
 def _text(kind: Export, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Values as they stand in a file: nothing in a TSV of IMDb's is quoted, everything in a CSV may be."""
+    """Values as text: IMDb's TSV format has no quoting, so tabs and line breaks become spaces; CSV is quoted."""
     if pa.types.is_list(column.type):
         column = pc.binary_join(column.combine_chunks(), ",")
     text = column.cast(pa.string())
@@ -133,15 +129,3 @@ def _text(kind: Export, column: pa.ChunkedArray) -> pa.ChunkedArray:
         quoted = pc.binary_join_element_wise('"', pc.replace_substring(text, '"', '""'), '"', "")
         text = pc.if_else(pc.match_substring_regex(text, r'[",\r\n]'), quoted, text)
     return text.fill_null(_NULL[kind])
-
-
-def _rechunked(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows, so many in each table."""
-    waiting: list[pa.Table] = []
-    for table in tables:
-        waiting.append(table)
-        if sum(map(len, waiting)) >= _ROWS_PER_PART:
-            yield pa.concat_tables(waiting)
-            waiting = []
-    if waiting:
-        yield pa.concat_tables(waiting)

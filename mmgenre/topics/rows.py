@@ -1,24 +1,39 @@
-"""TOPICS: which topic each movie is of, whether topics were found in it or not."""
+"""TOPICS: one row per movie with its topic, whether or not the topics were fitted on it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmgenre.tables.chunks import gather
 from mmgenre.tables.ids import hashes
-from mmgenre.topics.embeddings import Plots, PlotWork
-from mmgenre.topics.model import NO_TOPIC, Assigned, TopicModel
+from mmgenre.tagging.units import WorkFolder
+from mmgenre.topics.embeddings import HAS_PLOT, embeddings_in
+from mmgenre.topics.model import NO_TOPIC, TopicModel
+
+
+class TopicStatus(StrEnum):
+    """How a movie got its topic."""
+
+    TOPIC = "topic"
+    NO_TOPIC = "no_topic"
+    # An outlier that got the topic with the most similar embeddings.
+    NEAREST = "nearest"
+    NO_PLOT = "no_plot"
+
 
 TOPICS = pa.schema(
     [
         pa.field("imdb_id", pa.string(), nullable=False),
-        # topic; no_topic; nearest: had none, and was given the one most like it; no_plot.
+        # A TopicStatus.
         pa.field("status", pa.string(), nullable=False),
         # -1: no topic; null: no plot.
         pa.field("topic", pa.int32()),
         pa.field("name", pa.string()),
-        # That it is of the topic, as HDBSCAN says; null where it is the nearest one, or where there is no plot.
+        # HDBSCAN's probability of the topic; null for `nearest` and `no_plot`.
         pa.field("probability", pa.float32()),
     ]
 )
@@ -27,96 +42,81 @@ _ROWS_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
-class TopicRows:
-    """N movies, in the order of their ids.
+class PlotSample:
+    """The N movies that topics are fitted on, sorted by id.
 
     Args:
-        ids: of each.
-        statuses: shape (N,), see TOPICS.
-        topics: shape (N,); NO_TOPIC where there is none.
-        probabilities: shape (N,); NaN where there is none.
+        ids: distinct.
+        titles: None where unknown.
+        plots: none of them blank.
+        embeddings: float32, shape (N, D).
     """
 
-    ids: list[str]
-    statuses: np.ndarray
-    topics: np.ndarray
-    probabilities: np.ndarray
-
-    @property
-    def has_plot(self) -> np.ndarray:
-        """Shape (N,), bool."""
-        return self.statuses != "no_plot"
-
-    def table(self, names: list[str]) -> pa.Table:
-        """As TOPICS has them, given the names of the topics."""
-        all_names = np.array([*names, NO_TOPIC_NAME], object)  # NO_TOPIC is the last one
-        columns = {
-            "imdb_id": pa.array(self.ids, pa.string()),
-            "status": pa.array(self.statuses, pa.string()),
-            "topic": pa.array(self.topics.astype(np.int32), mask=~self.has_plot),
-            "name": pa.array(all_names[self.topics], pa.string(), mask=~self.has_plot),
-            "probability": pa.array(self.probabilities.astype(np.float32), mask=np.isnan(self.probabilities)),
-        }
-        return pa.table(columns, schema=TOPICS)
+    ids: Sequence[str]
+    titles: Sequence[str | None]
+    plots: Sequence[str]
+    embeddings: np.ndarray
 
 
-def chosen(work: PlotWork, sample: int, seed: int) -> set[str]:
-    """Ids of the movies that topics are found in: drawn of those with a plot, whether embedded yet or not."""
+def sample_ids(work: WorkFolder, size: int, seed: int) -> pa.Array:
+    """Ids of a random sample of the staged movies with a plot, whether or not they are embedded yet."""
     has_plot = pc.utf8_length(pc.utf8_trim_whitespace(pc.field("plot"))) > 0
-    ids = work.staged.read(["imdb_id"], filter=has_plot)["imdb_id"]
+    ids = work.staged.read(["imdb_id"], filter=has_plot)["imdb_id"].combine_chunks()
     order = np.argsort(hashes(pc.binary_join_element_wise(ids, str(seed), " ")), kind="stable")
-    return set(ids.take(pa.array(order[:sample])).to_pylist())
+    return ids.take(pa.array(order[:size]))
 
 
-def drawn(work: PlotWork, ids: set[str]) -> Plots:
-    """The movies of these ids, in the order of them."""
-    return Plots.joined([plots.take(_rows_in(plots, ids)) for plots in work.plots()])
+def read_sample(work: WorkFolder, ids: pa.Array) -> PlotSample:
+    """The embedded movies with these ids."""
+    movies = work.staged.read(filter=pc.field("imdb_id").isin(ids))
+    titles = movies["title"].to_pylist() if "title" in movies.column_names else [None] * len(movies)
+    embeddings = []
+    for results in work.results():
+        is_sampled = pc.is_in(results["imdb_id"], value_set=ids).to_numpy()
+        embeddings.append(embeddings_in(results)[is_sampled])
+    return PlotSample(movies["imdb_id"].to_pylist(), titles, movies["plot"].to_pylist(), np.concatenate(embeddings))
 
 
-def assigned(work: PlotWork, fitted: Plots, model: TopicModel, *, reduce_outliers: bool) -> TopicRows:
-    """All movies: those that topics were found in as they are, the others where they fall."""
-    known = {one: row for row, one in enumerate(fitted.ids)}
-    parts, waiting = [], []
-    for plots in work.plots():
-        waiting.append(plots)
-        if sum(len(one.ids) for one in waiting) >= _ROWS_AT_ONCE:
-            parts.append(_assigned(Plots.joined(waiting), known, model))
-            waiting = []
-    if waiting:
-        parts.append(_assigned(Plots.joined(waiting), known, model))
-    rows = TopicRows(
-        [one for part in parts for one in part.ids],
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("statuses", "topics", "probabilities")),
-    )
-    return _with_nearest(rows, work, model) if reduce_outliers else rows
+def assign_topics(work: WorkFolder, sample: PlotSample, model: TopicModel, *, reduce_outliers: bool) -> pa.Table:
+    """The TOPICS rows of all movies, without names.
+
+    Args:
+        work: holds the embeddings.
+        sample: what the model was fitted on; these movies keep their fitted topics.
+        model: predicts the topics of the other movies.
+        reduce_outliers: give movies without a topic the nearest one.
+    """
+    # Few large tables: every prediction of BERTopic has a fixed cost.
+    tables = gather(work.results(), rows=_ROWS_AT_ONCE)
+    return pa.concat_tables([_assign(results, sample, model, reduce_outliers) for results in tables])
 
 
-def _assigned(plots: Plots, known: dict[str, int], model: TopicModel) -> TopicRows:
-    places = np.array([known.get(one, -1) for one in plots.ids])
-    seen, others = np.flatnonzero(places >= 0), np.flatnonzero((places < 0) & plots.has_plot)
-    topics, probabilities = np.full(len(places), NO_TOPIC), np.full(len(places), np.nan)
-    topics[seen] = model.assigned.topics[places[seen]]
-    probabilities[seen] = model.assigned.probabilities[places[seen]]
-    if len(others):
-        found: Assigned = model.assign(plots.values[others])
-        topics[others], probabilities[others] = found.topics, found.probabilities
-    statuses = np.select([~plots.has_plot, topics == NO_TOPIC], ["no_plot", "no_topic"], "topic").astype(object)
-    return TopicRows(plots.ids, statuses, topics, probabilities)
+def _assign(results: pa.Table, sample: PlotSample, model: TopicModel, reduce_outliers: bool) -> pa.Table:
+    embeddings, has_plot = embeddings_in(results), pc.equal(results["status"], HAS_PLOT).to_numpy()
+    in_sample = pc.index_in(results["imdb_id"], value_set=pa.array(sample.ids)).fill_null(-1).to_numpy()
+    fitted, others = in_sample >= 0, has_plot & (in_sample < 0)
+    topics, probabilities = np.full(len(results), NO_TOPIC), np.full(len(results), np.nan)
+    topics[fitted] = model.fitted.topics[in_sample[fitted]]
+    probabilities[fitted] = model.fitted.probabilities[in_sample[fitted]]
+    if others.any():
+        predicted = model.predict(embeddings[others])
+        topics[others], probabilities[others] = predicted.topics, predicted.probabilities
+    is_outlier = has_plot & (topics == NO_TOPIC)
+    statuses = np.select([~has_plot, is_outlier], [TopicStatus.NO_PLOT, TopicStatus.NO_TOPIC], TopicStatus.TOPIC)
+    if reduce_outliers:
+        topics[is_outlier], probabilities[is_outlier] = model.nearest(embeddings[is_outlier]), np.nan
+        statuses[is_outlier] = TopicStatus.NEAREST
+    columns = {
+        "imdb_id": results["imdb_id"],
+        "status": pa.array(statuses.tolist(), pa.string()),
+        "topic": pa.array(topics.astype(np.int32), mask=~has_plot),
+        "probability": pa.array(probabilities.astype(np.float32), mask=np.isnan(probabilities)),
+    }
+    return pa.table(columns)
 
 
-def _with_nearest(rows: TopicRows, work: PlotWork, model: TopicModel) -> TopicRows:
-    """The same, but that movies without a topic have the one whose embeddings are most like theirs."""
-    start, topics = 0, rows.topics.copy()
-    is_lost = rows.statuses == "no_topic"
-    for plots in work.plots():
-        end = start + len(plots.ids)
-        lost = np.flatnonzero(is_lost[start:end])
-        topics[start + lost] = model.nearest(plots.values[lost])
-        start = end
-    statuses, probabilities = rows.statuses.copy(), rows.probabilities.copy()
-    statuses[is_lost], probabilities[is_lost] = "nearest", np.nan
-    return TopicRows(rows.ids, statuses, topics, probabilities)
-
-
-def _rows_in(plots: Plots, ids: set[str]) -> np.ndarray:
-    return np.array([row for row, one in enumerate(plots.ids) if one in ids], int)
+def with_names(rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    """The complete TOPICS rows, given the names of the topics."""
+    names_and_none = pa.array([*names, NO_TOPIC_NAME])
+    indices = pc.if_else(pc.equal(rows["topic"], NO_TOPIC), len(names), rows["topic"])
+    return rows.append_column("name", names_and_none.take(indices.combine_chunks())).select(TOPICS.names)

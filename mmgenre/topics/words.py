@@ -1,4 +1,4 @@
-"""What topics are called, and how good their words are: pure functions of words and counts."""
+"""Words of topics: terms of plots, choice of a topic's words, and measures of their quality."""
 
 import itertools
 from collections import Counter
@@ -9,140 +9,138 @@ from functools import lru_cache
 import numpy as np
 from scipy import sparse
 
-from mmgenre.models.words import lemma, words_of
+from mmgenre.models.words import content_words, lemmatize
 
-# Between the words of a term of two.
+# Joins the words of a two-word term.
 PAIR = "_"
-# What is left of don't and we'll when the apostrophe is gone.
-_REMNANTS = frozenset(
+# Remains of "don't" and "we'll" without the apostrophe.
+_CONTRACTIONS = frozenset(
     {"aren", "couldn", "didn", "doesn", "don", "hadn", "hasn", "haven", "isn", "ll", "mustn", "re"}
     | {"shan", "shouldn", "ve", "wasn", "weren", "won", "wouldn"}
 )
-_WORDS_OF_A_NAME = 3
-# Share of a word's movies in which it stands in a pair, from which on the pair says it better.
-_MOSTLY = 0.5
+_WORDS_PER_NAME = 3
+# A pair replaces its word if at least this share of the word's movies have the pair.
+_MIN_PAIR_SHARE = 0.5
+# Movies of a topic that must contain each of its words: rarer ones, mostly names of people, say little about it.
+_MIN_MOVIES, _MIN_MOVIE_SHARE = 3, 0.1
 
-# Movies of a topic that have each of its words: those of few, above all people's names, say little of it.
-_FEWEST_MOVIES, _FEWEST_SHARE = 3, 0.1
-
-_lemma = lru_cache(200_000)(lemma)
+_lemmatize = lru_cache(200_000)(lemmatize)
 
 
 @dataclass(frozen=True)
-class Terms:
-    """The lemmas of N plots, and those of two words that follow each other, each once for each plot.
+class PlotTerms:
+    """Terms of N plots: lemmas, and pairs of adjacent lemmas.
 
     Args:
-        names: the vocabulary, by the alphabet.
-        counts: shape (N, len(names)), 1 where a plot has a term.
-        spelled: each term as plots spell it most often.
+        names: the vocabulary, sorted.
+        counts: shape (N, len(names)); 1 if the plot contains the term.
+        spelling: the most frequent spelling of each term.
     """
 
     names: list[str]
     counts: sparse.csr_matrix
-    spelled: dict[str, str]
+    spelling: dict[str, str]
 
     @classmethod
-    def of(cls, plots: Iterable[str], min_plots: int) -> "Terms":
-        """Those that at least so many plots have."""
-        found = [_terms(plot) for plot in plots]
-        frequent = Counter(itertools.chain.from_iterable(found))
-        names = sorted(term for term, number in frequent.items() if number >= min_plots)
+    def of(cls, plots: Iterable[str], min_plots: int) -> "PlotTerms":
+        """The terms that occur in at least `min_plots` plots."""
+        spelled_terms = [_spelled_terms(plot) for plot in plots]
+        num_plots = Counter(itertools.chain.from_iterable(spelled_terms))
+        names = sorted(term for term, number in num_plots.items() if number >= min_plots)
         columns = {name: column for column, name in enumerate(names)}
-        rows = [sorted(columns[term] for term in terms if term in columns) for terms in found]
+        rows = [sorted(columns[term] for term in terms if term in columns) for terms in spelled_terms]
         ends = np.cumsum([0, *map(len, rows)])
-        flat = np.fromiter(itertools.chain.from_iterable(rows), np.int64, ends[-1])
-        counts = sparse.csr_matrix((np.ones(len(flat)), flat, ends), (len(rows), len(names)))
-        return cls(names, counts, _most_frequent_spellings(found, columns))
+        indices = np.fromiter(itertools.chain.from_iterable(rows), np.int64, ends[-1])
+        counts = sparse.csr_matrix((np.ones(len(indices)), indices, ends), (len(rows), len(names)))
+        return cls(names, counts, _most_frequent_spelling(spelled_terms, names))
 
     def documents(self) -> list[str]:
-        """Each plot as its terms, with blanks between them."""
+        """The terms of each plot, separated by spaces."""
         parts = np.split(self.counts.indices, self.counts.indptr[1:-1])
         return [" ".join(self.names[column] for column in part) for part in parts]
 
 
-def _terms(plot: str) -> dict[str, str]:
-    """Terms, and how the plot spells each."""
-    words = [word for word in words_of(plot) if len(word) > 1 and word not in _REMNANTS]
-    lemmas = [_lemma(word) for word in words]
-    found = dict(zip(lemmas, words, strict=True))
-    for number in range(1, len(words)):
-        if lemmas[number - 1] != lemmas[number]:
-            pair = slice(number - 1, number + 1)
-            found[PAIR.join(lemmas[pair])] = " ".join(words[pair])
-    return found
+def _spelled_terms(plot: str) -> dict[str, str]:
+    """The terms of a plot, each with its spelling there."""
+    words = [word for word in content_words(plot) if len(word) > 1 and word not in _CONTRACTIONS]
+    lemmas = [_lemmatize(word) for word in words]
+    terms = dict(zip(lemmas, words, strict=True))
+    for (first, word), (second, next_word) in itertools.pairwise(zip(lemmas, words, strict=True)):
+        if first != second:
+            terms[f"{first}{PAIR}{second}"] = f"{word} {next_word}"
+    return terms
 
 
-def _most_frequent_spellings(found: Sequence[dict[str, str]], known: dict[str, int]) -> dict[str, str]:
-    counts: dict[str, Counter[str]] = {term: Counter() for term in known}
-    for term, spelled in itertools.chain.from_iterable(terms.items() for terms in found):
+def _most_frequent_spelling(spelled_terms: Sequence[dict[str, str]], names: Sequence[str]) -> dict[str, str]:
+    counts: dict[str, Counter[str]] = {name: Counter() for name in names}
+    for term, spelling in itertools.chain.from_iterable(terms.items() for terms in spelled_terms):
         if term in counts:
-            counts[term][spelled] += 1
-    # Of equally frequent spellings the first by the alphabet, whatever the order of the plots.
-    return {term: min(spelled, key=lambda one: (-spelled[one], one)) for term, spelled in counts.items()}
+            counts[term][spelling] += 1
+    # Ties go to the alphabetically first spelling, whatever the order of the plots.
+    return {term: min(number, key=lambda spelling: (-number[spelling], spelling)) for term, number in counts.items()}
 
 
-def best_words(weights: np.ndarray, terms: Terms, is_of_topic: np.ndarray, most: int) -> list[str]:
-    """A topic's words: of its terms those that enough of its movies have, the best first, each thing said once.
+def best_words(weights: np.ndarray, terms: PlotTerms, in_topic: np.ndarray, num_words: int) -> list[str]:
+    """The words of a topic: distinct terms that enough of its movies contain, best first.
 
     Args:
-        weights: shape (len(terms.names),), how much each term stands for the topic; 0 where it does not.
+        weights: shape (len(terms.names),), weight of each term in the topic; terms with 0 are ignored.
         terms: of N plots.
-        is_of_topic: shape (N,), bool.
-        most: how many are taken.
+        in_topic: bool, shape (N,).
+        num_words: words at the most.
     """
-    fewest = max(_FEWEST_MOVIES, _FEWEST_SHARE * np.count_nonzero(is_of_topic))
-    in_topic = terms.counts[is_of_topic].sum(axis=0).A1
-    found = np.flatnonzero((in_topic >= fewest) & (weights > 0))
-    ranked = found[np.argsort(-weights[found], kind="stable")]
-    counts = {terms.names[column]: int(in_topic[column]) for column in ranked}
-    return distinct(list(counts), counts, most)
+    min_movies = max(_MIN_MOVIES, _MIN_MOVIE_SHARE * np.count_nonzero(in_topic))
+    num_movies = terms.counts[in_topic].sum(axis=0).A1
+    candidates = np.flatnonzero((num_movies >= min_movies) & (weights > 0))
+    ranked = candidates[np.argsort(-weights[candidates], kind="stable")]
+    counts = {terms.names[column]: int(num_movies[column]) for column in ranked}
+    return distinct_terms(list(counts), counts, num_words)
 
 
-def distinct(ranked: Sequence[str], counts: dict[str, int], most: int) -> list[str]:
-    """Terms that say different things, the best first.
+def distinct_terms(ranked: Sequence[str], counts: dict[str, int], num_terms: int) -> list[str]:
+    """The best terms of a topic without near-duplicates.
 
     Args:
-        ranked: a topic's terms, the best first.
-        counts: movies of the topic with each term.
-        most: how many are taken.
+        ranked: terms, best first.
+        counts: number of the topic's movies with each term.
+        num_terms: terms at the most.
 
     Returns:
-        Of terms with a word in common the first; or a pair, where most movies with the word have the pair.
+        The first of the terms that share a word; or a pair, if most movies with the word contain the pair.
     """
     chosen: list[str] = []
     for term in ranked:
-        parts = set(term.split(PAIR))
-        sharing = [number for number, other in enumerate(chosen) if parts & set(other.split(PAIR))]
-        if not sharing:
+        words = set(term.split(PAIR))
+        overlapping = [other for other in chosen if words & set(other.split(PAIR))]
+        if not overlapping:
             chosen.append(term)
         elif PAIR in term and all(
-            PAIR not in chosen[number] and counts[term] >= _MOSTLY * counts[chosen[number]] for number in sharing
+            PAIR not in other and counts[term] >= _MIN_PAIR_SHARE * counts[other] for other in overlapping
         ):
-            chosen[sharing[0]] = term
-            chosen = [one for number, one in enumerate(chosen) if number not in sharing[1:]]
-    return chosen[:most]
+            chosen[chosen.index(overlapping[0])] = term
+            chosen = [other for other in chosen if other not in overlapping]
+    return chosen[:num_terms]
 
 
-def names_of(words: Sequence[Sequence[str]]) -> list[str]:
-    """A name of each topic, of its first words; all names are different.
+def topic_names(words: Sequence[Sequence[str]]) -> list[str]:
+    """A unique name for each topic: its first words.
 
     Args:
-        words: of each topic, the best first.
+        words: of each topic, best first.
     """
     names: list[str] = []
-    for own in words:
-        short = ", ".join(own[:_WORDS_OF_A_NAME]) or "no words"
-        taken = sum(name == short or name.startswith(f"{short} (") for name in names)
-        names.append(f"{short} ({taken + 1})" if taken else short)
+    for topic_words in words:
+        name = ", ".join(topic_words[:_WORDS_PER_NAME]) or "no words"
+        num_equal = sum(other == name or other.startswith(f"{name} (") for other in names)
+        names.append(f"{name} ({num_equal + 1})" if num_equal else name)
     return names
 
 
-def coherence(words: Sequence[str], terms: Terms) -> float:
-    """How much more often a topic's words stand in one plot than by chance, in [-1, 1]: the mean NPMI of their pairs.
+def coherence(words: Sequence[str], terms: PlotTerms) -> float:
+    """Mean NPMI of all pairs of words, in [-1, 1]: how much more often two words share a plot than by chance.
 
     Args:
-        words: of the vocabulary, at least two; a pair of words that no plot has counts -1.
+        words: of the vocabulary. A pair that shares no plot counts -1; fewer than two words give 0.
         terms: of the plots.
 
     Source: Bouma 2009; Lau, Newman, Baldwin 2014 (as a measure of topics).
@@ -150,21 +148,21 @@ def coherence(words: Sequence[str], terms: Terms) -> float:
     columns = [terms.names.index(word) for word in words]
     if len(columns) < 2:
         return 0.0
-    chosen = terms.counts[:, columns]
-    together = (chosen.T @ chosen).toarray() / terms.counts.shape[0]
-    single = np.diag(together)
+    counts = terms.counts[:, columns]
+    joint = (counts.T @ counts).toarray() / terms.counts.shape[0]
+    single = np.diag(joint)
     values = []
-    for one, other in itertools.combinations(range(len(columns)), 2):
-        both = together[one, other]
-        expected = single[one] * single[other]
+    for first, second in itertools.combinations(range(len(columns)), 2):
+        both = joint[first, second]
+        expected = single[first] * single[second]
         values.append(-1.0 if both == 0 else 1.0 if both == 1 else np.log(both / expected) / -np.log(both))
     return float(np.mean(values))
 
 
 def diversity(words: Sequence[Sequence[str]]) -> float:
-    """The share of all topics' words that are different ones: 1 where no two topics share a word.
+    """The share of unique words among the words of all topics; 1 if no two topics share a word.
 
     Source: Dieng, Ruiz, Blei 2020, arXiv:1907.04907.
     """
-    every = [word for own in words for word in own]
-    return len(set(every)) / len(every) if every else 0.0
+    all_words = [word for topic_words in words for word in topic_words]
+    return len(set(all_words)) / len(all_words) if all_words else 0.0

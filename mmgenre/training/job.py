@@ -1,53 +1,40 @@
-"""MOVIES → a checkpoint: fit on the training split, thresholds and calibration on the validation split."""
+"""The train job: MOVIES in, a checkpoint out, with thresholds and calibration fitted on the validation split."""
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ray
 import ray.train
-from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
 
-from mmgenre import ray_session as cluster
-from mmgenre.dataset.rows import read_split
+from mmgenre import ray_session
+from mmgenre.dataset.rows import Rows
 from mmgenre.errors import InputError
-from mmgenre.models import FittedAtOnce, GenreModel, checkpoint
+from mmgenre.models import DirectlyFittedConfig, checkpoint
 from mmgenre.models.checkpoint import ASSETS, CARD, WEIGHTS, Card
-from mmgenre.progress import printed_lines
+from mmgenre.progress import consumed_queue
 from mmgenre.tables import storage
-from mmgenre.tables.manifest import Manifest, Output, Recipe
-from mmgenre.tables.schema import MOVIES
+from mmgenre.tables.manifest import Manifest, Recipe
+from mmgenre.tables.output import Output
 from mmgenre.tables.storage import absolute
-from mmgenre.tables.table import Table
-from mmgenre.training import features
-from mmgenre.training import state as training_state
-from mmgenre.training.mlflow_tracking import TRACKING, About, tracked
-from mmgenre.training.ray_worker import Task, training_loop
-from mmgenre.training.setup import (
-    Fitted,
-    TrainConfig,
-    card_of,
-    fit_config,
-    fitted_at_once,
-    fitted_in_epochs,
-    resolved,
-    splits,
-    tower_cards,
-    towers_of,
-    untrained,
-)
-from mmgenre.training.state import Progress
+from mmgenre.training import state
+from mmgenre.training.config import TrainConfig
+from mmgenre.training.fitted_model import FittedModel
+from mmgenre.training.mlflow_tracking import RUN_FILE, tracked
+from mmgenre.training.ray_worker import WorkerArguments, train_loop_per_worker
+from mmgenre.training.setup import TrainingSetup
+from mmgenre.training.state import EpochMetrics, TrainingProgress
 
 _INITIAL = "initial"
 _EPOCHS = "epochs"
 _FEATURES = "features"
 _TENSORBOARD = "tensorboard"
 _HISTORY = "history.json"
-# Of the settings, those that do not change what is made.
-_FREE = (
+# Settings that do not change the result.
+_NOT_IN_RECIPE = (
     "dataset",
     "output",
     "overwrite",
@@ -58,122 +45,119 @@ _FREE = (
     "checkpoint_every",
     "tracking",
 )
-# Workers that come are let in at the next of these moments: it costs what was done since the last checkpoint.
-_RESIZED_EVERY_S = 60.0
-_OWNED = (CARD, WEIGHTS, ASSETS, _INITIAL, _EPOCHS, _FEATURES, _TENSORBOARD, _HISTORY, TRACKING)
+# Elastic training checks this often whether more workers fit; a resize loses the steps since the last checkpoint.
+_RESIZE_INTERVAL_S = 60.0
+_OWNED = (CARD, WEIGHTS, ASSETS, _INITIAL, _EPOCHS, _FEATURES, _TENSORBOARD, _HISTORY, RUN_FILE)
+
+EpochHandler = Callable[[EpochMetrics], None]
 
 
-def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> Manifest:
-    """Train, and write the checkpoint to `config.output`.
+def train(config: TrainConfig, on_epoch: EpochHandler = lambda epoch: None) -> Manifest:
+    """Train a model and write its checkpoint to `config.output`; resumes an unfinished training there.
 
     Args:
-        config: what, from what, and how.
-        callbacks: Ray Train's, which hear of epochs.
+        config: what to train, on what and how.
+        on_epoch: called in this process, on another thread, for each epoch that the workers finish.
 
     Raises:
-        InputError: no complete MOVIES table, too few rows, a model that cannot be built, a used output, or no store
-            to track it in.
+        InputError: the MOVIES table is incomplete or too small, the model cannot be built, the output is in use, or
+            the MLflow store does not answer.
     """
-    table = Table(config.dataset, MOVIES)
-    cards = tower_cards(config)
-    towers, config = towers_of(config), resolved(config, cards)
-    inputs = {"dataset": table.manifest.fingerprint} | {role: card.weights_sha256 for role, card in cards.items()}
-    settings = config.to_settings(without=_FREE)
-    output = Output(config.output, Recipe(job="train", settings=settings, inputs=inputs), _OWNED)
-    found = output.finished()
-    if found is not None:
-        return found
+    setup = TrainingSetup(config, features_dir=storage.join(config.output, _FEATURES))
+    settings = setup.config.to_settings(without=_NOT_IN_RECIPE)
+    recipe = Recipe(job="train", settings=settings, inputs=setup.fingerprints)
+    output = Output(config.output, recipe, _OWNED, mode="resume", overwrite=config.overwrite)
+    if output.finished is not None:
+        return output.finished
     store = config.tracking.connect() if config.tracking else None
-    output.begin(overwrite=config.overwrite, keep="unfinished")
-    with tracked(store, _about(config, table)) as run:
-        if isinstance(config.model, FittedAtOnce):
-            fitted, progress = _fit_at_once(config.model, table), Progress()
-        else:
-            model = _initial_model(config, output.path(_INITIAL), table, towers)
-            with run.hearing() as heard:
-                fitted, progress = _fit_by_gradient(config, model, output, table, [*callbacks, *heard])
-        card = card_of(config, table, fitted)
-        checkpoint.save(fitted.model, card, config.output)
-        run.finish(card, history=[epoch.model_dump() for epoch in progress.history])
-    storage.write_bytes(output.path(_HISTORY), progress.model_dump_json(indent=2).encode())
-    for leftover in (_INITIAL, _EPOCHS, _FEATURES):
-        storage.delete(output.path(leftover))
-    statuses = {"train": fitted.num_learned, "val": len(fitted.labels)}
-    notes = {"val": card.scores, "epochs": progress.num_epochs}
-    return output.complete(table.manifest.rows, statuses, notes, [CARD, WEIGHTS])
+    dataset = setup.fingerprints["dataset"]
+    tags = {"mmgenre.job": "train", "mmgenre.family": config.model.family, "mmgenre.dataset": dataset}
+    parameters = setup.config.to_settings(without=("overwrite", "tracking"))
+    with output:
+        with tracked(store, config.output, parameters, tags) as run:
+
+            def handle(epoch: EpochMetrics) -> None:
+                run.log_epochs([epoch.model_dump()])
+                on_epoch(epoch)
+
+            fitted, progress = _fit(setup, output, handle)
+            card = fitted.card(setup.config, dataset)
+            checkpoint.save(fitted.model, card, config.output)
+            run.log_result(card, config.output, history=[epoch.model_dump() for epoch in progress.history])
+        output.write(_HISTORY, progress.to_json().encode())
+        for leftover in (_INITIAL, _EPOCHS, _FEATURES):
+            storage.delete(output.path(leftover))
+        statuses = {"train": fitted.num_train, "val": len(fitted.labels)}
+        notes = {"val": card.scores, "epochs": progress.num_epochs}
+        return output.complete(setup.table.manifest.rows, statuses, notes, [CARD, WEIGHTS])
 
 
 def describe(manifest: Manifest) -> str:
-    """The scores of the validation split, and the manifest's line."""
+    """Validation scores, and the manifest's summary line."""
     scores = ", ".join(f"{name} {value:.3f}" for name, value in manifest.notes["val"].items())
     return f"validation: {scores}\n{manifest}"
 
 
-def _about(config: TrainConfig, table: Table) -> About:
-    """What a store is told of the training when it begins."""
-    settings = config.to_settings(without=("overwrite", "tracking"))
-    tags = {
-        "mmgenre.cli": "train",
-        "mmgenre.family": config.model.family,
-        "mmgenre.dataset.job": table.manifest.fingerprint,
-    }
-    return About(config.output, settings, tags)
+def _fit(setup: TrainingSetup, output: Output, on_epoch: EpochHandler) -> tuple[FittedModel, TrainingProgress]:
+    family = setup.config.model
+    if isinstance(family, DirectlyFittedConfig):
+        rows = setup.rows()
+        ray_session.connect()
+        return ray.get(_fit_in_closed_form.remote(family, rows)), TrainingProgress()
+    initial = output.path(_INITIAL)
+    if CARD in storage.names_in(initial):
+        # Also reads weights that came from a hub when this training first started.
+        setup.model = checkpoint.load(initial)[1]
+    else:
+        checkpoint.save(setup.model, Card.model_validate({"model": family}), initial)
+    return _fit_by_gradient(setup, output, on_epoch)
 
 
-def _fit_at_once(family: FittedAtOnce, table: Table) -> Fitted:
-    train, val = (read_split(table, split, family) for split in ("train", "val"))
-    cluster.connect()
-    return ray.get(ray.remote(fitted_at_once).remote(family, train, val))
-
-
-def _initial_model(config: TrainConfig, directory: str, table: Table, towers: dict[str, str]) -> GenreModel:
-    """The untrained model, kept in a checkpoint: all workers, and the same training started again, begin with it.
-
-    Built once, here, so that weights are fetched once and what cannot be had is said before workers start.
-    """
-    if CARD in storage.names_in(directory):
-        return checkpoint.load(directory)[1]
-    model = untrained(config, towers, table)
-    checkpoint.save(model, Card.model_validate({"model": config.model}), directory)
-    return model
+@ray.remote
+def _fit_in_closed_form(family: DirectlyFittedConfig, rows: dict[str, Rows]) -> FittedModel:
+    return FittedModel.in_closed_form(family, rows)
 
 
 def _fit_by_gradient(
-    config: TrainConfig, model: GenreModel, output: Output, table: Table, callbacks: Sequence[UserCallback]
-) -> tuple[Fitted, Progress]:
-    cluster.connect()
-    initial = output.path(_INITIAL)
-    plan = features.Plan(config.features or output.path(_FEATURES), config.accelerator, config.precision, config.seed)
-    encoded = splits(config, model, table, lambda part: features.compute(part, table, initial, plan))
-    with printed_lines() as lines:
-        task = Task(
-            config=fit_config(config),
+    setup: TrainingSetup, output: Output, on_epoch: EpochHandler
+) -> tuple[FittedModel, TrainingProgress]:
+    ray_session.connect()
+    config, initial = setup.config, output.path(_INITIAL)
+    splits = setup.splits(initial=initial)
+
+    def handle(event: EpochMetrics | str) -> None:
+        if isinstance(event, EpochMetrics):
+            on_epoch(event)
+        else:
+            print(event, flush=True)  # noqa: T201 - progress lines are for the terminal
+
+    with consumed_queue(handle) as events:
+        arguments = WorkerArguments(
+            config=config.fit_config,
             initial=absolute(initial),
-            splits=ray.put(encoded),
-            full_size=config.most_workers,
+            splits=ray.put(splits),
+            full_size=config.max_workers,
             tensorboard=absolute(output.path(_TENSORBOARD)),
-            lines=lines,
+            events=events,
         )
-        best, progress = _run_workers(config, task, callbacks)
-    with best.as_directory() as folder:
-        checkpoint.load_weights(model, Path(folder))
-        logits = training_state.load_logits(Path(folder))
-    return fitted_in_epochs(config, model, logits, encoded), progress
+        best_checkpoint, progress = _run_workers(config, arguments)
+    with best_checkpoint.as_directory() as folder:
+        checkpoint.load_weights(setup.model, Path(folder))
+        logits = state.load_logits(Path(folder))
+    return FittedModel.from_epochs(config, setup.model, logits, splits), progress
 
 
-def _run_workers(
-    config: TrainConfig, task: Task, callbacks: Sequence[UserCallback]
-) -> tuple[ray.train.Checkpoint, Progress]:
-    """Ray Train's part; returns the best epoch's checkpoint, and what all epochs brought."""
-    cpus = config.cpus_per_worker or cluster.cpus_per_worker(config.fewest_workers, config.most_workers)
-    use_gpu = cluster.use_gpu(config.accelerator)
+def _run_workers(config: TrainConfig, arguments: WorkerArguments) -> tuple[ray.train.Checkpoint, TrainingProgress]:
+    """Train on Ray Train workers; returns the best epoch's checkpoint, and the progress of all epochs."""
+    cpus = config.cpus_per_worker or ray_session.cpus_per_worker(config.min_workers, config.max_workers)
+    use_gpu = ray_session.use_gpu(config.accelerator)
     filesystem, path = storage.resolve(config.output)
     trainer = TorchTrainer(
-        training_loop,
-        train_loop_config={"task": task},
+        train_loop_per_worker,
+        train_loop_config={"arguments": arguments},
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
-            elastic_resize_monitor_interval_s=_RESIZED_EVERY_S,
+            elastic_resize_monitor_interval_s=_RESIZE_INTERVAL_S,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": cpus} | ({"GPU": 1} if use_gpu else {}),
         ),
@@ -184,21 +168,21 @@ def _run_workers(
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=config.score),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-            callbacks=list(callbacks),
         ),
     )
-    with _interruptible():
+    with _sigint_as_interrupt():
         result = trainer.fit()
     if isinstance(result.return_value, InputError):
         raise result.return_value
-    whole = [kept for kept in result.best_checkpoints if config.score in kept[1]]
-    epochs = sorted(whole, key=lambda kept: (-kept[1][config.score], kept[1]["epoch"]))
-    return epochs[0][0], result.return_value
+    # Checkpoints within an epoch have no score.
+    epochs = [(saved, metrics) for saved, metrics in result.best_checkpoints if config.score in metrics]
+    best, _ = max(epochs, key=lambda epoch: (epoch[1][config.score], -epoch[1]["epoch"]))
+    return best, result.return_value
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C be an interruption: Ray Train takes the signal over, for good, and ends the process with 0."""
+def _sigint_as_interrupt() -> Iterator[None]:
+    """Raise KeyboardInterrupt on Ctrl-C, which Ray Train turns into an exit with code 0, and restore the handler."""
     is_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:

@@ -1,4 +1,4 @@
-"""The optimizer and its schedule: separate learning rates for backbone and head, counted in optimizer steps."""
+"""The optimizer and its learning-rate schedule, with separate rates for backbone and head."""
 
 from typing import Literal
 
@@ -11,27 +11,32 @@ from mmgenre.models import GenreModel
 
 
 class OptimizerConfig(Config):
-    """An optimizer, with a warm-up and a decay of its rates."""
+    """An optimizer, and a schedule of warm-up and decay."""
 
     kind: Literal["adamw", "rmsprop"] = "adamw"
-    lr_backbone: float = Field(5e-5, ge=0, description="peak learning rate of all but the head")
+    lr_backbone: float = Field(5e-5, ge=0, description="peak learning rate of every layer but the head")
     lr_head: float = Field(1e-3, ge=0, description="peak learning rate of the head")
     layer_decay: float = Field(
-        1.0, gt=0, le=1, description="rate of each backbone layer relative to the one above it (ELECTRA-Small: 0.8)"
+        1.0,
+        gt=0,
+        le=1,
+        description="learning rate of each backbone layer relative to the layer above it (ELECTRA-Small: 0.8)",
     )
-    weight_decay: float = Field(0.01, ge=0, description="not applied to biases and normalisation")
-    warmup: float = Field(0.1, ge=0, le=1, description="share of the optimizer steps in which the rates rise")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="what follows the warm-up")
-    clip_norm: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null: not clipped")
+    weight_decay: float = Field(0.01, ge=0, description="not applied to biases and normalisation layers")
+    warmup: float = Field(0.1, ge=0, le=1, description="fraction of the optimizer steps spent on warm-up")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="learning-rate decay after the warm-up"
+    )
+    clip_norm: float | None = Field(1.0, gt=0, description="maximum gradient norm; null: no clipping")
 
     def build(
         self, model: GenreModel, num_steps: int
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-        """The optimizer of a model's trainable parameters, and a schedule to be advanced after each of its steps.
+        """The optimizer of a model's trainable parameters, and its schedule; call both `step()` together.
 
         Args:
-            model: parameters below `head` are the head's, all others the backbone's.
-            num_steps: optimizer steps of the whole training.
+            model: parameters under `head` get `lr_head`, all others `lr_backbone`.
+            num_steps: optimizer steps in the whole training.
         """
         from transformers import get_scheduler  # noqa: PLC0415 - slow to import
 
@@ -44,7 +49,7 @@ class OptimizerConfig(Config):
         return optimizer, get_scheduler(name, optimizer, num_warmup_steps, num_steps)
 
     def _groups(self, model: GenreModel) -> list[dict]:
-        """Parameter groups by rate and decay, the head's last."""
+        """Parameter groups by learning rate and weight decay; the head's come last."""
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, value in model.named_parameters():
             if value.requires_grad:
@@ -53,10 +58,13 @@ class OptimizerConfig(Config):
         return [{"params": values, "lr": lr, "weight_decay": decay} for (lr, decay), values in groups.items()]
 
     def _lr(self, model: GenreModel, parameter: str) -> float:
-        """Source of the decay by layer: Clark et al. 2020, arXiv:2003.10555, appendix B."""
-        # Towers of a fusion have heads of their own.
+        """Peak learning rate of a parameter.
+
+        Source of the layer-wise decay: Clark et al. 2020, arXiv:2003.10555, appendix B.
+        """
+        # Each tower of a fusion model has its own head.
         if "head" in parameter.split("."):
             return self.lr_head
-        # Only a decay needs a stack of layers, which not every backbone has.
-        decay = 1.0 if self.layer_decay == 1 else self.layer_decay ** model.depth(parameter)
-        return self.lr_backbone * decay
+        # Not every backbone is a stack of layers, so depth() is only called when the decay needs it.
+        factor = 1.0 if self.layer_decay == 1 else self.layer_decay ** model.layers_above(parameter)
+        return self.lr_backbone * factor

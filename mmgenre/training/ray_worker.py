@@ -1,4 +1,4 @@
-"""What every worker of Ray Train runs: a fit shared by all of them, and a checkpoint after each epoch."""
+"""The training loop that each Ray Train worker runs, and the checkpoints it reports."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -13,24 +13,25 @@ import ray.train.torch
 import torch
 from ray.util.queue import Queue
 
-from mmgenre import ray_session as cluster
+from mmgenre import ray_session
 from mmgenre.errors import InputError
 from mmgenre.models import checkpoint
-from mmgenre.training.state import Progress
-from mmgenre.training.trainer import Fit, FitConfig, Team
+from mmgenre.training.config import FitConfig
+from mmgenre.training.state import TrainingProgress
+from mmgenre.training.trainer import ProcessGroup, Trainer
 
 
 @dataclass(frozen=True)
-class Task:
-    """All that a worker needs.
+class WorkerArguments:
+    """What a worker needs to train.
 
     Args:
-        config: how to fit.
-        initial: checkpoint folder with the untrained model.
-        splits: reference to {"train": Split, "val": Split} in the object store.
-        full_size: workers when all have come.
-        tensorboard: folder for TensorBoard's event files.
-        lines: takes what the person at the terminal should read.
+        config: hyperparameters.
+        initial: checkpoint folder of the untrained model.
+        splits: object-store reference to {"train": Split, "val": Split}.
+        full_size: number of workers at full strength.
+        tensorboard: folder for TensorBoard event files.
+        events: queue to the driver, for progress lines (str) and the EpochMetrics of reported epochs.
     """
 
     config: FitConfig
@@ -38,44 +39,51 @@ class Task:
     splits: Any
     full_size: int
     tensorboard: str
-    lines: Queue
+    events: Queue
 
 
-def training_loop(arguments: dict[str, Task]) -> Progress | InputError:
-    """Run by each worker of Ray Train; goes on from the last epoch that was reported.
+def train_loop_per_worker(config: dict[str, WorkerArguments]) -> TrainingProgress | InputError:
+    """Train until finished, from the last reported checkpoint on.
 
-    Returns what all epochs brought, or a person's mistake instead of raising it: workers that raise are started again.
+    Returns:
+        The progress of all epochs. An InputError is returned instead of raised, because Ray Train would restart a
+        worker that raises.
     """
     try:
-        fit = _begun(arguments["task"])
-        while fit.wants_another_epoch():
-            logits = fit.run_epoch(keep=partial(_report, fit))
-            _report(fit, logits)
-    except InputError as mistake:
-        return mistake
-    return fit.progress
+        arguments = config["arguments"]
+        trainer = _resumed_trainer(arguments)
+        while not trainer.is_finished:
+            logits = trainer.run_epoch(save_partial=partial(_report, trainer))
+            _report(trainer, logits)
+            if ray.train.get_context().get_world_rank() == 0:
+                arguments.events.put(trainer.progress.history[-1])
+    except InputError as error:
+        return error
+    return trainer.progress
 
 
-def _begun(task: Task) -> Fit:
+def _resumed_trainer(arguments: WorkerArguments) -> Trainer:
     context = ray.train.get_context()
-    team = Team(ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size(), task.full_size)
-    torch.set_num_threads(cluster.assigned_cpus())
-    fit = Fit(task.config, checkpoint.load(task.initial)[1], ray.get(task.splits), team)
-    found = ray.train.get_checkpoint()
-    if found is not None:
-        with found.as_directory() as folder:
-            fit.restore(Path(folder))
-    if team.rank == 0:
-        fit.keep_journal(task.tensorboard, task.lines)
-    return fit
+    rank, size = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(ray_session.assigned_cpus())
+    group = ProcessGroup(ray.train.torch.get_device(), rank, size, arguments.full_size)
+    model = checkpoint.load(arguments.initial)[1]
+    trainer = Trainer(arguments.config, model, ray.get(arguments.splits), group)
+    last_checkpoint = ray.train.get_checkpoint()
+    if last_checkpoint is not None:
+        with last_checkpoint.as_directory() as folder:
+            trainer.restore(Path(folder))
+    if rank == 0:
+        trainer.start_log(arguments.tensorboard, arguments.events)
+    return trainer
 
 
-def _report(fit: Fit, logits: np.ndarray | None = None) -> None:
-    """Hand Ray Train a checkpoint: after an epoch, with its figures, or within one, without any."""
-    metrics = {} if logits is None else fit.progress.history[-1].model_dump()
+def _report(trainer: Trainer, logits: np.ndarray | None = None) -> None:
+    """Report a checkpoint to Ray Train; a finished epoch has logits and metrics, a partial one neither."""
+    metrics = {} if logits is None else trainer.progress.history[-1].model_dump()
     if ray.train.get_context().get_world_rank() > 0:
         ray.train.report(metrics)
         return
-    with TemporaryDirectory() as temporary:
-        fit.save(Path(temporary), logits)
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(temporary))
+    with TemporaryDirectory() as folder:
+        trainer.save(Path(folder), logits)
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))

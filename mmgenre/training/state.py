@@ -1,4 +1,4 @@
-"""What a training needs to go on after an epoch as if it had never stopped: weights, optimizer, schedule, progress."""
+"""The saved state of a training: weights, optimizer, schedule and progress, enough to resume it exactly."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from safetensors.torch import load_file, save_file
 
 from mmgenre.config import Config
@@ -19,89 +19,95 @@ _PROGRESS = "progress.json"
 _LOGITS = "validation.safetensors"
 
 
-class Epoch(Config):
-    """One epoch's figures."""
+class EpochMetrics(Config):
+    """Losses, validation scores and throughput of one epoch."""
 
-    epoch: int = Field(description="number of the epoch, from 1")
-    loss: float = Field(description="mean binary cross-entropy of the training rows while they were learned")
+    epoch: int = Field(description="epoch number, from 1")
+    loss: float = Field(description="mean binary cross-entropy over the training rows, as they were trained on")
     val_loss: float
-    macro_f1: float = Field(description="of the validation split, at thresholds fitted on other folds of it")
+    macro_f1: float = Field(description="on the validation split, at thresholds fitted on its other folds")
     mean_average_precision: float
     f1_of_averages: float
     micro_f1: float
-    rows_per_second: float = Field(description="training rows over all workers")
+    rows_per_second: float = Field(description="training rows per second, all workers together")
     seconds: float
 
 
-class Begun(Config):
-    """What is done of an epoch that is not finished."""
+class PartialEpoch(Config):
+    """The part of the current epoch that is already trained."""
 
-    steps: int = Field(0, ge=0, description="optimizer steps")
+    steps: int = Field(0, ge=0, description="optimizer steps taken")
     loss: float = Field(0.0, description="sum over their rows")
     seconds: float = 0.0
 
 
-class Progress(Config):
-    """How far a training has come."""
+class TrainingProgress(Config):
+    """Finished epochs, and the part of the current one."""
 
-    history: tuple[Epoch, ...] = ()
-    begun: Begun = Begun()
+    model_config = ConfigDict(populate_by_name=True)
+
+    history: tuple[EpochMetrics, ...] = ()
+    partial_epoch: PartialEpoch = Field(PartialEpoch(), alias="begun")
 
     @property
     def num_epochs(self) -> int:
-        """Epochs that are finished."""
+        """Number of finished epochs."""
         return len(self.history)
 
     def best(self, score: Objective) -> int:
-        """Index of the epoch with the best score, the first of equals."""
+        """Index of the epoch with the highest score; the first one in a tie."""
         return int(np.argmax([getattr(epoch, score) for epoch in self.history]))
 
     def exhausted(self, score: Objective, patience: int) -> bool:
-        """Whether the score has not risen for `patience` epochs."""
+        """Whether the last `patience` epochs brought no better score."""
         return bool(self.history) and self.num_epochs - 1 - self.best(score) >= patience
 
+    def to_json(self) -> str:
+        """The content of progress.json and history.json."""
+        return self.model_dump_json(indent=2, by_alias=True)
 
-def save(folder: Path, model: torch.nn.Module, optimizer: Any, schedule: Any, progress: Progress) -> None:
+
+def save(folder: Path, model: torch.nn.Module, optimizer: Any, schedule: Any, progress: TrainingProgress) -> None:
     """Write the state into a local folder."""
     save_weights(model, folder)
     tensors = {
-        f"{number}.{name}": value.contiguous()
-        for number, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
+        f"{index}.{name}": value.contiguous()
+        for index, parameter_state in optimizer.state_dict()["state"].items()
+        for name, value in parameter_state.items()
     }
     save_file(tensors, folder / _OPTIMIZER)
     (folder / _SCHEDULE).write_text(json.dumps(schedule.state_dict()))
-    (folder / _PROGRESS).write_text(progress.model_dump_json())
+    (folder / _PROGRESS).write_text(progress.to_json())
 
 
-def load(folder: Path, model: torch.nn.Module, optimizer: Any, schedule: Any) -> Progress:
-    """Bring model, optimizer and schedule to the state in a local folder.
+def load(folder: Path, model: torch.nn.Module, optimizer: Any, schedule: Any) -> TrainingProgress:
+    """Load weights, optimizer and schedule in place from a local folder; return the progress.
 
-    Rates are those that the optimizer was built with, as far along the schedule as the folder is.
+    The peak learning rates are the given optimizer's; only the position in the schedule comes from the folder.
     """
     load_weights(model, folder)
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in load_file(folder / _OPTIMIZER).items():
-        number, name = key.split(".")
-        state.setdefault(int(number), {})[name] = value
+        index, name = key.split(".")
+        state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    rates = schedule.base_lrs
-    schedule.load_state_dict(json.loads((folder / _SCHEDULE).read_text()) | {"base_lrs": rates})
-    for group, rate, share in zip(optimizer.param_groups, rates, schedule.lr_lambdas, strict=True):
-        group["lr"] = rate * share(schedule.last_epoch)
+    peak_lrs = schedule.base_lrs
+    schedule.load_state_dict(json.loads((folder / _SCHEDULE).read_text()) | {"base_lrs": peak_lrs})
+    for group, peak_lr, factor in zip(optimizer.param_groups, peak_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = peak_lr * factor(schedule.last_epoch)
     return read_progress(folder)
 
 
-def read_progress(folder: Path) -> Progress:
-    """How far the training in a local folder has come."""
-    return Progress.model_validate_json((folder / _PROGRESS).read_text())
+def read_progress(folder: Path) -> TrainingProgress:
+    """The progress saved in a local folder."""
+    return TrainingProgress.model_validate_json((folder / _PROGRESS).read_text())
 
 
 def save_logits(folder: Path, logits: np.ndarray) -> None:
-    """Keep the validation logits, shape (N, 9), for thresholds and calibration."""
+    """Write an epoch's validation logits, shape (N, 9), for thresholds and calibration."""
     save_file({"logits": torch.from_numpy(logits)}, folder / _LOGITS)
 
 
 def load_logits(folder: Path) -> np.ndarray:
-    """The validation logits of an epoch, shape (N, 9)."""
+    """An epoch's validation logits, shape (N, 9)."""
     return load_file(folder / _LOGITS)["logits"].numpy()

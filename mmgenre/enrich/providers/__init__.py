@@ -1,4 +1,4 @@
-"""The sources of plots and posters: one file each, and one union of their configs."""
+"""Providers of plots and posters: one file each, and the unions of their configs."""
 
 from typing import Annotated
 

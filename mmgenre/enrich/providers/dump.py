@@ -1,4 +1,4 @@
-"""A file that is enriched already: CSV, TSV or Parquet with an id, a plot and, if it has them, language and poster."""
+"""An enriched file: CSV, TSV or Parquet with ids and plots, and optionally languages and poster URLs."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -13,13 +13,13 @@ COLUMNS = ("imdb_id", "plot", "language", "poster_url", "provider_id")
 
 
 class DumpConfig(Config):
-    """An enriched file in place of a web service."""
+    """An enriched file instead of a web service."""
 
     kind: Literal["dump"] = "dump"
     path: str = Field(description="CSV, TSV or Parquet, path or URI")
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The file's rows, with those of COLUMNS that it has.
+        """The file's rows, with those of COLUMNS that it contains.
 
         Raises:
             InputError: see read_movies.

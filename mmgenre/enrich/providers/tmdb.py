@@ -1,4 +1,4 @@
-"""TMDB: what to ask for a title, and what the answer says. No I/O."""
+"""TMDB: its requests, and how its responses are parsed. No I/O."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr
 
 from mmgenre.config import Config
-from mmgenre.enrich.http import Request, Stopped, TryAgain
+from mmgenre.enrich.http import Request, RetryableError, ServiceUnavailable
 from mmgenre.enrich.providers.source import Fields, parse_json, secret, text
 from mmgenre.errors import InputError
 
@@ -15,14 +15,14 @@ _POSTER_PATH = re.compile(r"/[A-Za-z0-9_-]+\.(jpg|jpeg|png|webp)")
 
 
 class TmdbConfig(Config):
-    """The Movie Database; its key comes from TMDB_TOKEN (v4) or TMDB_API_KEY (v3) in the environment."""
+    """The Movie Database, with the key in the environment variable TMDB_TOKEN (v4) or TMDB_API_KEY (v3)."""
 
     kind: Literal["tmdb"] = "tmdb"
     base_url: str = Field("https://api.themoviedb.org", description="of the API, without the version")
-    image_url: str = Field("https://image.tmdb.org/t/p/w342", description="of the posters, with their size")
+    image_url: str = Field("https://image.tmdb.org/t/p/w342", description="base URL of the posters, including a size")
 
     def build(self, environment: Mapping[str, str]) -> "Tmdb":
-        """The provider, with the v4 token, or else the v3 key, of the environment.
+        """The provider, with the v4 token from the environment, or else the v3 key.
 
         Raises:
             InputError: there is neither.
@@ -36,7 +36,7 @@ class TmdbConfig(Config):
 
 
 class Tmdb:
-    """Asks `find` once for a title: its answer already has plot, language and poster.
+    """Looks up a title with one `find` request, which returns plot, language and poster.
 
     Source: https://developer.themoviedb.org/reference/find-by-id
     """
@@ -49,41 +49,41 @@ class Tmdb:
         self._token, self._api_key = token, api_key
 
     def request(self, imdb_id: str) -> Request:
-        """What to GET for a title."""
+        """The request for a title."""
         return self._get(f"/3/find/{imdb_id}", {"external_source": "imdb_id"})
 
     def probe(self) -> Request:
-        """What to GET to see that the service answers and takes the key."""
+        """A request that checks service and key."""
         return self._get("/3/configuration", {})
 
     def read(self, status: int, content: bytes) -> Fields:
-        """Columns of ENRICHED that an answer tells: see Source."""
+        """ENRICHED columns from a response: see Source."""
         if status == 404:
             return None
         self.check(status, content)
         return self.parse(parse_json(content))
 
     def check(self, status: int, content: bytes) -> None:
-        """Raise for an answer that is none: see Source."""
+        """Check the response to `probe`: see Source."""
         if status in (401, 403):
-            raise Stopped(f"TMDB refused the key (HTTP {status}); check TMDB_TOKEN or TMDB_API_KEY")
+            raise ServiceUnavailable(f"TMDB refused the key (HTTP {status}); check TMDB_TOKEN or TMDB_API_KEY")
         if status != 200:
-            raise TryAgain(f"HTTP {status}")
+            raise RetryableError(f"HTTP {status}")
 
     def parse(self, answer: dict[str, Any]) -> Fields:
-        """Provider-neutral fields of a `find` answer, or None when TMDB has no such movie.
+        """Provider-neutral fields of a `find` response, or None if TMDB has no such movie.
 
         Raises:
-            TryAgain: an answer of another shape.
+            RetryableError: the response has an unexpected structure.
         """
         movies = answer.get("movie_results")
         if not isinstance(movies, list) or not all(isinstance(movie, dict) for movie in movies):
-            raise TryAgain("an answer without movie_results")
+            raise RetryableError("the response has no movie_results")
         if not movies:
             return None
         movie = movies[0]
         if not isinstance(movie.get("id"), int):
-            raise TryAgain("an answer whose movie has no id")
+            raise RetryableError("the response has a movie without id")
         path = movie.get("poster_path")
         has_poster = isinstance(path, str) and _POSTER_PATH.fullmatch(path) is not None
         return {

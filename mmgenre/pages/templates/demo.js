@@ -1,4 +1,4 @@
-/* The two tabs, and what belongs to the page as a whole. */
+/* Tabs, file drops and startup. */
 
 function startTabs() {
   const tabs = [...document.querySelectorAll("[role=tab]")];
@@ -21,7 +21,7 @@ function startTabs() {
   });
 }
 
-/* A file dropped beside its field is meant for it all the same, and never replaces the page. */
+/* A file dropped anywhere goes to the active tab's file field and never replaces the page. */
 function startDrops() {
   const holdsFile = event => event.dataTransfer.types.includes("Files");
   document.addEventListener("dragover", event => {

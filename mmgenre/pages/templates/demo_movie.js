@@ -1,8 +1,8 @@
-/* One movie: the form, its poster, and the two questions that are asked about it. */
+/* One movie: the form, its poster, and the requests to /predict and /explain. */
 
 const movieWork = latestOnly();
 const posterWork = latestOnly();
-// What a person fills in, by name: where that is done.
+// Element id of each input, by field name.
 const FIELDS = { title: "title", plot: "plot", poster: "poster-file" };
 let poster = null;
 
@@ -10,15 +10,15 @@ function startMovie() {
   const form = byId("movie-form");
   form.addEventListener("submit", event => {
     event.preventDefault();
-    labelMovie();
+    predictMovie();
   });
   form.addEventListener("keydown", event => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) labelMovie();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) predictMovie();
   });
   byId("poster-file").addEventListener("change", event => {
     const [file] = event.target.files;
     if (file) choosePoster(file, file.name);
-    // So that the same file can be chosen again.
+    // Lets the user choose the same file again.
     event.target.value = "";
   });
   byId("poster-remove").addEventListener("click", () => {
@@ -28,11 +28,11 @@ function startMovie() {
   });
   document.addEventListener("paste", event => {
     const [file] = event.clipboardData?.files ?? [];
-    // Some programs put a picture of the text beside it.
+    // Some programs copy text together with an image of it.
     const isText = event.target.matches("input, textarea") && event.clipboardData.types.includes("text/plain");
     if (!file || isText || byId("movie").hidden) return;
     event.preventDefault();
-    choosePoster(file, "pasted picture");
+    choosePoster(file, "pasted image");
   });
   document.querySelectorAll(".example").forEach(button => button.addEventListener("click", () => tryExample(button)));
 }
@@ -44,16 +44,16 @@ async function tryExample(button) {
   posterWork();
   keepPoster(null);
   if (SETTINGS.reads.includes("image")) await choosePoster(blobOf(picture.src), "example poster");
-  labelMovie();
+  predictMovie();
 }
 
-/* fetch() of a data address would need the page's policy to allow more than the service. */
+/* fetch() of a data: URL would need a weaker Content-Security-Policy. */
 function blobOf(address) {
   const bytes = Uint8Array.from(atob(address.split(",")[1]), letter => letter.charCodeAt(0));
   return new Blob([bytes], { type: "image/jpeg" });
 }
 
-/* Takes a file as the poster, or says why not; the poster before it stays then. */
+/* Sets a file as the poster; if it is invalid, shows why and keeps the previous poster. */
 async function choosePoster(file, name) {
   const signal = posterWork();
   byId("poster-problem").textContent = "";
@@ -67,11 +67,11 @@ async function choosePoster(file, name) {
 
 async function posterFault(file, name, url) {
   if (file.size > LIMITS.poster_bytes) {
-    return `${name} has ${size(file.size)}; at most ${size(LIMITS.poster_bytes)} are taken. Choose a smaller picture.`;
+    return `${name} has ${size(file.size)}; the limit is ${size(LIMITS.poster_bytes)}. Choose a smaller image.`;
   }
   const head = String.fromCharCode(...new Uint8Array(await file.slice(0, 12).arrayBuffer()));
   if (!/^(\xff\xd8\xff|\x89PNG\r\n|RIFF....WEBP)/s.test(head)) {
-    return `${name} is no picture that is read here. Choose a JPEG, PNG or WebP file.`;
+    return `${name} is not a JPEG, PNG or WebP file. Choose another file.`;
   }
   const picture = new Image();
   const isPicture = await new Promise(resolve => {
@@ -79,11 +79,11 @@ async function posterFault(file, name, url) {
     picture.onerror = () => resolve(false);
     picture.src = url;
   });
-  if (!isPicture) return `${name} is damaged: it could not be opened as a picture. Choose another file.`;
+  if (!isPicture) return `${name} is damaged and cannot be opened. Choose another file.`;
   const { naturalWidth: width, naturalHeight: height } = picture;
   if (width * height <= LIMITS.poster_pixels) return "";
   const most = `${LIMITS.poster_pixels / 1e6} million`;
-  return `${name} has ${width} × ${height} pixels; at most ${most} are taken. Choose a smaller picture.`;
+  return `${name} has ${width} × ${height} pixels; the limit is ${most}. Choose a smaller image.`;
 }
 
 function keepPoster(chosen) {
@@ -96,13 +96,13 @@ function keepPoster(chosen) {
   document.querySelector("label[for=poster-file]").textContent = chosen ? "Choose another" : "Choose a poster";
 }
 
-/* The movie as the service takes it; null: something is missing or too long, which is said beside it. */
-function movieGiven() {
+/* The form to send; null if a field is missing or too long, which is shown next to the field. */
+function movieForm() {
   const [title, plot] = ["title", "plot"].map(name => byId(name).value.trim());
-  // A title is read with a plot, never alone.
-  const given = { plot, image: poster };
+  // A title is read with a plot, never on its own.
+  const inputs = { plot, image: poster };
   const faults = { title: lengthFault("title", title), plot: lengthFault("plot", plot), poster: "" };
-  if (!SETTINGS.reads.some(column => given[column])) Object.assign(faults, nothingFault());
+  if (!SETTINGS.reads.some(column => inputs[column])) Object.assign(faults, missingFault());
   const wrong = Object.keys(faults).filter(name => faults[name]);
   for (const [name, field] of Object.entries(FIELDS)) {
     byId(`${name}-problem`).textContent = faults[name];
@@ -122,64 +122,64 @@ function movieGiven() {
 function lengthFault(name, text) {
   const [length, most] = [Array.from(text).length, LIMITS.text_characters];
   if (length <= most) return "";
-  return `The ${name} has ${number(length)} characters; at most ${number(most)} are taken. Shorten it.`;
+  return `The ${name} has ${number(length)} characters; the limit is ${number(most)}. Shorten it.`;
 }
 
-function nothingFault() {
+function missingFault() {
   const [plot, poster] = ["plot", "image"].map(column => SETTINGS.reads.includes(column));
-  const start = "There is nothing to read yet.";
+  const start = "The model needs an input.";
   if (!plot) return { poster: `${start} Choose a poster.` };
-  return { plot: `${start} ${poster ? "Paste a plot, or choose a poster." : "Paste a plot."}` };
+  return { plot: `${start} ${poster ? "Enter a plot or choose a poster." : "Enter a plot."}` };
 }
 
-/* Shows the genres as soon as they are known; the reasons, which take longer, follow. */
-async function labelMovie() {
-  const body = movieGiven();
+/* Shows the genres first, then the evidence, which takes longer. */
+async function predictMovie() {
+  const body = movieForm();
   if (!body) return;
   const signal = movieWork();
   const title = body.get("title");
-  byId("result-title").replaceChildren(...(title ? ["Genres of “", make("bdi", {}, title), "”"] : ["Its genres"]));
+  byId("result-title").replaceChildren(...(title ? ["Genres of “", make("bdi", {}, title), "”"] : ["Genres"]));
   byId("result-body").hidden = true;
   byId("result-empty").hidden = true;
   byId("movie-problem").replaceChildren();
   byId("reasons-problem").replaceChildren();
   try {
-    const movie = await askAbout("predict", body, signal, byId("movie-status"), "Reading the movie…");
-    if (!movie.probabilities.length) throw new Fault(movie.detail ?? "The model can read nothing of this movie.");
+    const movie = await request("predict", body, signal, byId("movie-status"), "Predicting genres…");
+    if (!movie.probabilities.length) throw new Fault(movie.detail ?? "The model reads none of these inputs.");
     showGenres(movie);
-    await findReasons(body, signal);
+    await explainMovie(body, signal);
   } catch (error) {
     if (signal.aborted) return;
     byId("movie-status").textContent = "";
-    showFault(byId("movie-problem"), error, labelMovie);
+    showFault(byId("movie-problem"), error, predictMovie);
   } finally {
     if (!signal.aborted) setWorking(false);
   }
 }
 
-/* The genres stand, whatever becomes of their reasons. */
-async function findReasons(body, signal) {
+/* If this fails, the genres stay on the page. */
+async function explainMovie(body, signal) {
   const status = byId("reasons-status");
   try {
-    const explanation = await askAbout("explain", body, signal, status, "Looking for what spoke for each…");
-    status.textContent = takeExplanation(explanation) ? "" : "There are no reasons to show for this movie.";
+    const explanation = await request("explain", body, signal, status, "Computing the evidence…");
+    status.textContent = setExplanation(explanation) ? "" : "There is no evidence to show for this movie.";
   } catch (error) {
     signal.throwIfAborted();
-    // Reasons may be switched off.
+    // Explanations may be turned off.
     status.textContent = error.status === 404 ? error.message : "";
-    if (!status.textContent) showFault(byId("reasons-problem"), error, labelMovie);
+    if (!status.textContent) showFault(byId("reasons-problem"), error, predictMovie);
   }
 }
 
-function askAbout(path, body, signal, status, words) {
+function request(path, body, signal, status, message) {
   setWorking(true);
-  status.textContent = words;
+  status.textContent = message;
   status.scrollIntoView({ block: "nearest" });
   const onBusy = busy => (status.textContent = busy);
-  return ask(path, body, { signal, onBusy, read: answer => answer.json() });
+  return post(path, body, { signal, onBusy, read: response => response.json() });
 }
 
 function setWorking(isWorking) {
-  byId("movie-submit").textContent = isWorking ? "Reading…" : "Label it";
+  byId("movie-submit").textContent = isWorking ? "Predicting…" : "Predict genres";
   byId("result").setAttribute("aria-busy", String(isWorking));
 }

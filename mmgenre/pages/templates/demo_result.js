@@ -1,38 +1,39 @@
-/* What the service said of a movie: its genres, and the words and regions that spoke for each. */
+/* The result for one movie: its genres, and the words and poster regions that support each. */
 
 const MOST_WORDS = 8;
 const STATUS_NOTES = {
   text_and_poster: "From the plot and the poster.",
-  text_only: "From the plot alone.",
-  poster_only: "From the poster alone.",
+  text_only: "From the plot only.",
+  poster_only: "From the poster only.",
 };
-// Shares of the strongest word's score from which a word is marked, the strongest mark first.
+// Minimum score of each mark, strongest first, relative to the strongest word.
 const LEVELS = [0.75, 0.45, 0.2, 0.08];
 const AGAINST = -0.25;
-// Behind the last word that was read, from which on it is said that they were not.
+// Minimum number of unread characters at the end of a plot to show them in grey.
 const UNREAD_CHARACTERS = 80;
 const shown = { genre: "", explanation: null };
 
 function showGenres(movie) {
-  const ranked = [...movie.probabilities].sort((one, other) => other.probability - one.probability);
+  const ranked = [...movie.probabilities].sort((a, b) => b.probability - a.probability);
   shown.explanation = null;
   byId("movie-status").textContent = movie.genres.length
-    ? `Given: ${listed(movie.genres)}.`
-    : "No genre reaches its threshold: none is given.";
+    ? `Predicted: ${listed(movie.genres)}.`
+    : "No genre reaches its threshold.";
   byId("result-note").textContent = [STATUS_NOTES[movie.status], movie.detail].filter(Boolean).join(" ");
-  byId("genres").replaceChildren(...ranked.slice(0, 3).map(found => make("li", {}, genreButton(found))));
+  byId("genres").replaceChildren(...ranked.slice(0, 3).map(genre => make("li", {}, genreButton(genre))));
   byId("others").open = false;
   byId("others").querySelector("ul").replaceChildren(
-    ...ranked.slice(3).map(found => make("li", {}, make("div", { className: "genre" }, ...genreParts(found)))),
+    ...ranked.slice(3).map(genre => make("li", {}, make("div", { className: "genre" }, ...genreParts(genre)))),
   );
   byId("reasons").hidden = true;
   byId("result-body").hidden = false;
   chooseGenre(ranked[0].genre);
 }
 
-function genreButton(found) {
-  const onclick = () => chooseGenre(found.genre);
-  return make("button", { type: "button", className: "genre", value: found.genre, onclick }, ...genreParts(found));
+function genreButton(prediction) {
+  const { genre } = prediction;
+  const properties = { type: "button", className: "genre", value: genre, onclick: () => chooseGenre(genre) };
+  return make("button", properties, ...genreParts(prediction));
 }
 
 function genreParts({ genre, probability, threshold, given }) {
@@ -48,11 +49,11 @@ function genreParts({ genre, probability, threshold, given }) {
   ];
 }
 
-/* A service may give only the most probable of the genres that reach their thresholds. */
+/* With top_k, a genre can reach its threshold and not be predicted. */
 function verdict(reaches, given, threshold) {
-  if (given) return `given: reaches its threshold of ${threshold}`;
-  if (reaches) return `not given, though it reaches its threshold of ${threshold}: others are more probable`;
-  return `not given: below its threshold of ${threshold}`;
+  if (given) return `predicted: reaches its threshold of ${threshold}`;
+  if (reaches) return `not predicted: reaches its threshold of ${threshold}, but others are more probable`;
+  return `not predicted: below its threshold of ${threshold}`;
 }
 
 function chooseGenre(genre) {
@@ -60,30 +61,30 @@ function chooseGenre(genre) {
   for (const button of byId("genres").querySelectorAll("button")) {
     button.setAttribute("aria-pressed", String(button.value === genre));
   }
-  if (shown.explanation) showReasons(shown.explanation, genre);
+  if (shown.explanation) showEvidence(shown.explanation, genre);
 }
 
-/* From now on the three genres show their reasons; false: there are none to show. */
-function takeExplanation(explanation) {
-  const hasReasons = explanation.words.length > 0 || Object.keys(explanation.regions).length > 0;
-  shown.explanation = hasReasons ? explanation : null;
-  if (hasReasons) showReasons(explanation, shown.genre);
-  return hasReasons;
+/* Enables the evidence of the three genres; returns false if there is none. */
+function setExplanation(explanation) {
+  const hasEvidence = explanation.words.length > 0 || Object.keys(explanation.regions).length > 0;
+  shown.explanation = hasEvidence ? explanation : null;
+  if (hasEvidence) showEvidence(explanation, shown.genre);
+  return hasEvidence;
 }
 
-function showReasons({ text, words, regions }, genre) {
-  byId("reasons-title").textContent = `What spoke for ${genre}`;
+function showEvidence({ text, words, regions }, genre) {
+  byId("reasons-title").textContent = `Evidence for ${genre}`;
   byId("words").hidden = !words.length;
   if (words.length) showWords(Array.from(text), words, genre);
   byId("regions").hidden = !regions[genre];
   if (regions[genre]) {
     byId("regions-picture").src = regions[genre];
-    byId("regions-picture").alt = `The poster, on which the regions are lit up that spoke for ${genre}`;
+    byId("regions-picture").alt = `The poster with the regions that support ${genre} lit up`;
   }
   byId("reasons").hidden = false;
 }
 
-/* `characters` are code points, which is what the service counts in. */
+/* `characters` are code points, like the offsets of the service. */
 function showWords(characters, words, genre) {
   const scoreOf = word => word.scores[genre] ?? 0;
   const most = Math.max(...words.map(word => Math.abs(scoreOf(word)))) || 1;
@@ -93,9 +94,9 @@ function showWords(characters, words, genre) {
   });
   byId("marked").replaceChildren(...markedNodes(characters, spans));
   byId("unread-note").hidden = !byId("marked").querySelector(".unread");
-  const found = strongestWords(spans).flatMap(word => [", ", make("bdi", {}, word)]).slice(1);
-  const said = found.length ? [`Strongest words for ${genre}: `, ...found, "."] : [`No word spoke for ${genre}.`];
-  byId("strongest").replaceChildren(...said);
+  const strongest = strongestWords(spans).flatMap(word => [", ", make("bdi", {}, word)]).slice(1);
+  const summary = [`Strongest words for ${genre}: `, ...strongest, "."];
+  byId("strongest").replaceChildren(...(strongest.length ? summary : [`No word supports ${genre}.`]));
 }
 
 function levelOf(share) {
@@ -105,21 +106,21 @@ function levelOf(share) {
 }
 
 function strongestWords(spans) {
-  const found = spans.filter(span => span.level && span.level !== "against");
-  found.sort((one, other) => other.share - one.share);
-  const unlike = new Map(found.map(span => [span.text.toLowerCase(), span.text]));
-  return [...unlike.values()].slice(0, MOST_WORDS);
+  const supporting = spans.filter(span => span.level && span.level !== "against");
+  supporting.sort((a, b) => b.share - a.share);
+  const distinct = new Map(supporting.map(span => [span.text.toLowerCase(), span.text]));
+  return [...distinct.values()].slice(0, MOST_WORDS);
 }
 
 function markedNodes(characters, spans) {
   const nodes = [];
   let done = 0;
-  for (const { start, end, level, text } of [...spans].sort((one, other) => one.start - other.start)) {
+  for (const { start, end, level, text } of [...spans].sort((a, b) => a.start - b.start)) {
     if (!level || start < done) continue;
     nodes.push(characters.slice(done, start).join(""), make("mark", { className: level }, text));
     done = end;
   }
-  // A long text is not read to its end; a few characters are no words to the model.
+  // Models truncate long texts. A few characters at the end may just not be words.
   const read = Math.max(...spans.map(span => span.end));
   const isCut = characters.length - read > UNREAD_CHARACTERS;
   const rest = isCut ? read : characters.length;

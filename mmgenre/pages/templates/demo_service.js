@@ -1,20 +1,20 @@
-/* What every part needs: elements, and requests that are tried again while the service is busy. */
+/* Shared helpers: page elements, and requests that are retried while the service is busy. */
 
 const SETTINGS = JSON.parse(document.getElementById("settings").textContent);
 const LIMITS = SETTINGS.limits;
-// Of one request, while the service is busy, and the seconds within which they are made.
-const TRIES = 5;
-const TRYING_S = 30;
+// Attempts per request while the service is busy, and the seconds within which they are made.
+const MAX_ATTEMPTS = 5;
+const RETRY_WINDOW_S = 30;
 
-/* A fault in words that are meant for the person; with the answer's status, 0 for when there was no answer. */
+/* An error with a message for the user and the HTTP status; 0: no response. */
 class Fault extends Error {
-  constructor(words, status = null) {
-    super(words);
+  constructor(message, status = null) {
+    super(message);
     this.status = status;
   }
 
-  /* Whether the same may succeed later. */
-  get mayPass() {
+  /* Whether a retry may succeed. */
+  get isTransient() {
     return this.status === 0 || this.status >= 500;
   }
 }
@@ -45,7 +45,7 @@ function listed(names) {
   return names.length > 1 ? `${names.slice(0, -1).join(", ")} and ${names.at(-1)}` : names.join("");
 }
 
-/* Each call gives the signal of a new piece of work, and ends the one before. */
+/* Each call aborts the previous piece of work and returns the signal of the next one. */
 function latestOnly() {
   let current = new AbortController();
   return () => {
@@ -55,37 +55,38 @@ function latestOnly() {
   };
 }
 
-/* What `read` makes of the service's answer.
-   Throws a Fault with the service's own words, or saying that there was no answer; the signal's reason once aborted. */
-async function ask(path, body, { signal, read, onBusy }) {
+/* Posts a request and returns what `read` makes of the response.
+   Throws a Fault if the service reports an error or does not respond, and the abort reason if the signal aborts. */
+async function post(path, body, { signal, read, onBusy }) {
   const began = performance.now();
   for (let attempt = 1; ; attempt += 1) {
-    const patient = AbortSignal.any([signal, AbortSignal.timeout(1000 * SETTINGS.patience_s[path])]);
-    const answer = await reached(signal, path, () => fetch(path, { method: "POST", body, signal: patient }));
-    if (answer.ok) return reached(signal, path, () => read(answer));
-    const words = await complaint(answer);
+    const withTimeout = AbortSignal.any([signal, AbortSignal.timeout(1000 * SETTINGS.timeout_s[path])]);
+    const response = await orFault(signal, path, () => fetch(path, { method: "POST", body, signal: withTimeout }));
+    if (response.ok) return orFault(signal, path, () => read(response));
+    const message = await errorMessage(response);
     signal.throwIfAborted();
-    const seconds = Number(answer.headers.get("Retry-After")) || 1;
-    const isLate = (performance.now() - began) / 1000 + seconds > TRYING_S;
-    if (answer.status !== 503 || attempt === TRIES || isLate) throw new Fault(words, answer.status);
-    onBusy(`The service is busy; trying again in ${seconds} s (${attempt} of ${TRIES - 1}).`);
+    const seconds = Number(response.headers.get("Retry-After")) || 1;
+    const isLate = (performance.now() - began) / 1000 + seconds > RETRY_WINDOW_S;
+    if (response.status !== 503 || attempt === MAX_ATTEMPTS || isLate) throw new Fault(message, response.status);
+    onBusy(`The service is busy; retrying in ${seconds} s (${attempt} of ${MAX_ATTEMPTS - 1}).`);
     await pause(seconds, signal);
   }
 }
 
-async function reached(signal, path, action) {
+async function orFault(signal, path, action) {
   try {
     return await action();
   } catch (error) {
     signal.throwIfAborted();
-    const found = error.name === "TimeoutError" ? `did not answer within ${SETTINGS.patience_s[path]} s` : "does not answer";
-    throw new Fault(`The service ${found}. What you gave is kept: see that it runs, and try again.`, 0);
+    const isTimeout = error.name === "TimeoutError";
+    const problem = isTimeout ? `did not respond within ${SETTINGS.timeout_s[path]} s` : "is not responding";
+    throw new Fault(`The service ${problem}. Your input is kept: check that the service is running, and try again.`, 0);
   }
 }
 
-async function complaint(answer) {
-  const said = await answer.json().catch(() => null);
-  return typeof said?.error === "string" ? said.error : `The service answered with status ${answer.status}.`;
+async function errorMessage(response) {
+  const content = await response.json().catch(() => null);
+  return typeof content?.error === "string" ? content.error : `The service responded with status ${response.status}.`;
 }
 
 function pause(seconds, signal) {
@@ -98,10 +99,10 @@ function pause(seconds, signal) {
   });
 }
 
-/* Says what is wrong, and offers to try again where that may help. */
+/* Shows an error, with a button to try again if that may help. */
 function showFault(place, error, retry) {
   place.replaceChildren(make("p", { textContent: error.message }));
-  if (error.mayPass) place.append(make("button", { type: "button", textContent: "Try again", onclick: retry }));
+  if (error.isTransient) place.append(make("button", { type: "button", textContent: "Try again", onclick: retry }));
   place.scrollIntoView({ block: "nearest" });
   if (!(error instanceof Fault)) throw error;
 }

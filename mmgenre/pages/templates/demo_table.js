@@ -1,6 +1,6 @@
-/* A table of movies: a CSV file goes to the service, and comes back tagged. */
+/* A table of movies: a CSV file is sent to /tag, and the tagged file is shown and offered for download. */
 
-const FIRST_ROWS = 10;
+const MAX_SHOWN_ROWS = 10;
 const tableWork = latestOnly();
 let table = null;
 let taggedAddress = "";
@@ -17,7 +17,7 @@ function startTable() {
   });
 }
 
-/* Takes a file as the table, or says why not. */
+/* Sets a file as the table, or shows why it cannot be used. */
 async function chooseTable(file) {
   const signal = tableWork();
   setTagging(false);
@@ -27,35 +27,35 @@ async function chooseTable(file) {
   byId("table-problem").replaceChildren();
   byId("table-chosen").textContent = "";
   try {
-    const found = await readTable(file);
+    const summary = await readTable(file);
     signal.throwIfAborted();
     table = file;
-    byId("table-chosen").textContent = found;
+    byId("table-chosen").textContent = summary;
   } catch (error) {
     if (!signal.aborted) showFault(byId("table-problem"), error);
   }
 }
 
-/* What there is in a file, in a line. */
+/* A one-line summary of a file. */
 async function readTable(file) {
   if (file.size > LIMITS.table_bytes) {
     const most = size(LIMITS.table_bytes);
-    throw new Fault(`${file.name} has ${size(file.size)}; at most ${most} are taken. Tag it with jobs/tag.py.`);
+    throw new Fault(`${file.name} has ${size(file.size)}; the limit is ${most}. Use jobs/tag.py.`);
   }
   const [header, ...rows] = parsedCsv(await file.text());
-  if (!rows.length) throw new Fault(`${file.name} has no rows below its header. Choose a CSV file of movies.`);
+  if (!rows.length) throw new Fault(`${file.name} has no rows after its header. Choose a CSV file of movies.`);
   if (rows.length > LIMITS.table_rows) {
     const most = number(LIMITS.table_rows);
-    throw new Fault(`${file.name} has ${counted(rows)}; at most ${most} are taken. Tag it with jobs/tag.py.`);
+    throw new Fault(`${file.name} has ${counted(rows)}; the limit is ${most}. Use jobs/tag.py.`);
   }
-  return `${file.name}: ${counted(rows)} with ${listed(header)}.`;
+  return `${file.name}: ${counted(rows)}, columns ${listed(header)}.`;
 }
 
 async function tagTable() {
   const problem = byId("table-problem");
   if (!table) {
-    // What was wrong with the file that was chosen stays there to be read.
-    if (!problem.hasChildNodes()) showFault(problem, new Fault("There is no table yet. Choose a CSV file."));
+    // If the chosen file was rejected, its error stays.
+    if (!problem.hasChildNodes()) showFault(problem, new Fault("Choose a CSV file first."));
     return;
   }
   const signal = tableWork();
@@ -67,8 +67,8 @@ async function tagTable() {
     status.textContent = `Tagging ${table.name}…`;
     const body = new FormData();
     body.append("table", table, table.name);
-    const onBusy = words => (status.textContent = words);
-    const tagged = await ask("tag", body, { signal, onBusy, read: answer => answer.blob() });
+    const onBusy = message => (status.textContent = message);
+    const tagged = await post("tag", body, { signal, onBusy, read: response => response.blob() });
     const rows = parsedCsv(await tagged.text());
     signal.throwIfAborted();
     showTagged(tagged, `${table.name.replace(/\.csv$/i, "")}-tagged.csv`, rows);
@@ -82,7 +82,7 @@ async function tagTable() {
 }
 
 function setTagging(isTagging) {
-  byId("table-submit").textContent = isTagging ? "Tagging…" : "Tag the table";
+  byId("table-submit").textContent = isTagging ? "Tagging…" : "Tag table";
 }
 
 function showTagged(file, name, [header, ...rows]) {
@@ -90,8 +90,8 @@ function showTagged(file, name, [header, ...rows]) {
   taggedAddress = URL.createObjectURL(file);
   Object.assign(byId("download"), { href: taggedAddress, download: name, textContent: `Download ${name}` });
   byId("table-status").textContent = `${counted(rows)} tagged.`;
-  const words = rows.length > FIRST_ROWS ? `The first ${FIRST_ROWS} of ${counted(rows)}` : counted(rows);
-  byId("tagged-rows").replaceChildren(tableOf(header, rows.slice(0, FIRST_ROWS), words));
+  const caption = rows.length > MAX_SHOWN_ROWS ? `The first ${MAX_SHOWN_ROWS} of ${counted(rows)}` : counted(rows);
+  byId("tagged-rows").replaceChildren(tableOf(header, rows.slice(0, MAX_SHOWN_ROWS), caption));
   byId("tagged").hidden = false;
   byId("tagged").scrollIntoView({ block: "nearest" });
 }
@@ -100,9 +100,9 @@ function counted(rows) {
   return `${number(rows.length)} ${rows.length === 1 ? "row" : "rows"}`;
 }
 
-/* The genres come first: they are what one looks for, and a phone shows two columns. */
+/* Puts the genres first, because a phone shows only two columns. */
 function tableOf(header, rows, caption) {
-  // Behind the columns of the file: genres, status, and a probability for each genre.
+  // Appended to the file's own columns: genres, status, and a probability per genre.
   const numbersFrom = header.length - SETTINGS.genres.length;
   const genres = numbersFrom - 2;
   const genresFirst = cells => [cells[genres], ...cells.slice(0, genres), ...cells.slice(genres + 1)];
@@ -127,17 +127,17 @@ function numberCell(text) {
   return make("td", {}, text && Number(text).toFixed(3));
 }
 
-/* How wide a column a text wants: in characters, more or less. */
+/* CSS class for the column width, by the number of characters. */
 function lengthOf(text) {
   if (text.length <= 24) return "short";
   return text.length <= 60 ? "text" : "text long";
 }
 
-/* Rows of a CSV text, RFC 4180, with whichever delimiter its first line has most of; blank lines are none. */
+/* Rows of a CSV text (RFC 4180), without blank lines; the delimiter is the most frequent one in the first line. */
 function parsedCsv(text) {
   const firstLine = text.replace(/"[^"]*"/g, "").split(/[\r\n]/, 1)[0];
   const countOf = mark => firstLine.split(mark).length;
-  const [delimiter] = [",", ";", "\t"].sort((one, other) => countOf(other) - countOf(one));
+  const [delimiter] = [",", ";", "\t"].sort((a, b) => countOf(b) - countOf(a));
   const cells = new RegExp(
     `(?:"([^"]*(?:""[^"]*)*)"|((?!")[^${delimiter}\\r\\n]*))(${delimiter}|\\r\\n?|\\n|$)`,
     "g",

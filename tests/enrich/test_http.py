@@ -1,0 +1,197 @@
+"""Requests to servers that are busy, misbehave or are down."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+from aiohttp import web
+
+from mmgenre.enrich.http import (
+    HttpClient,
+    HttpConfig,
+    Request,
+    ResponseTooLarge,
+    RetryableError,
+    ServiceUnavailable,
+    Unpaced,
+    parse_retry_after,
+    read_body,
+    with_retries,
+)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("3", 3),
+        ("0.5", 0.5),
+        ("-1", 0),
+        (None, None),
+        ("soon", None),
+        ("nan", None),
+        ("1e999", None),
+        ("Wed, 01 Jan 2025 00:00:07 GMT", 7),
+        ("Tue, 31 Dec 2024 00:00:00 GMT", 0),
+    ],
+)
+def test_retry_after_is_parsed_as_seconds_or_a_date(header, seconds):
+    assert parse_retry_after(header, datetime(2025, 1, 1, tzinfo=UTC)) == seconds
+
+
+class RecordingPacer(Unpaced):
+    """Sends every request at once and records pauses instead of making them."""
+
+    def __init__(self):
+        self.pauses = []
+
+    async def pause(self, seconds):
+        self.pauses.append(seconds)
+
+
+def run_with_server(handler, use_client, pacer=None, **settings):
+    """Start a server with one handler and return the result of `use_client(client, url)`."""
+
+    async def run():
+        application = web.Application()
+        application.router.add_get("/{name}", handler)
+        runner = web.AppRunner(application, shutdown_timeout=0.05, handler_cancellation=True)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0]
+        config = HttpConfig(max_wait_s=0.01, **settings)
+        client = HttpClient(pacer or RecordingPacer(), config)
+        client.config = config
+        try:
+            return await use_client(client, f"http://{host}:{port}/a")
+        finally:
+            await client.close()
+            await runner.cleanup()
+
+    return asyncio.run(run())
+
+
+async def read_all(response):
+    return response.status, await read_body(response, 1000)
+
+
+async def get(client, url):
+    return await with_retries(client.config, client.get, Request(url), read_all)
+
+
+def test_the_caller_reads_responses_of_any_status():
+    async def teapot(request):
+        return web.Response(status=418, text="short and stout")
+
+    assert run_with_server(teapot, get) == (418, b"short and stout")
+
+
+def test_a_redirect_is_not_followed():
+    async def elsewhere(request):
+        raise web.HTTPFound("http://127.0.0.1:1/secret")
+
+    assert run_with_server(elsewhere, get)[0] == 302
+
+
+def test_a_429_is_waited_out_and_does_not_count_as_an_attempt():
+    pacer, statuses = RecordingPacer(), iter([429] * 8 + [200])
+
+    async def busy(request):
+        return web.Response(status=next(statuses), headers={"Retry-After": "3"})
+
+    assert run_with_server(busy, get, pacer, attempts=1)[0] == 200
+    assert pacer.pauses == [3] * 8
+
+
+def test_a_429_without_retry_after_leaves_the_pause_to_the_pacer():
+    pacer, statuses = RecordingPacer(), iter([429, 200])
+
+    async def busy(request):
+        return web.Response(status=next(statuses))
+
+    assert run_with_server(busy, get, pacer)[0] == 200
+    assert pacer.pauses == [None]
+
+
+def test_a_server_that_keeps_answering_429_stops_the_job():
+    async def busy(request):
+        await asyncio.sleep(0.05)
+        return web.Response(status=429)
+
+    with pytest.raises(ServiceUnavailable, match="answers 429 and asks to wait"):
+        run_with_server(busy, get, max_pause_s=0.2)
+
+
+def test_a_pause_of_hours_stops_the_job():
+    async def closed(request):
+        return web.Response(status=429, headers={"Retry-After": "7200"})
+
+    with pytest.raises(ServiceUnavailable, match=r"127\.0\.0\.1:\d+: answers 429 and asks to wait 7,200 s"):
+        run_with_server(closed, get)
+
+
+def test_attempts_are_bounded():
+    requests = []
+
+    async def drop(request):
+        requests.append(1)
+        request.transport.abort()
+        return web.Response()
+
+    with pytest.raises(RetryableError, match="Error"):
+        run_with_server(drop, get, attempts=3)
+    assert len(requests) == 3
+
+
+def test_a_response_that_trickles_in_times_out():
+    async def drip(request):
+        response = web.StreamResponse(headers={"Content-Length": "100"})
+        await response.prepare(request)
+        for _ in range(100):
+            await response.write(b".")
+            await asyncio.sleep(0.1)
+        return response
+
+    with pytest.raises(RetryableError, match="TimeoutError"):
+        run_with_server(drip, get, attempts=1, timeout_s=0.3)
+
+
+@pytest.mark.parametrize("has_content_length", [True, False])
+def test_a_body_that_is_too_large_is_not_read_to_its_end(has_content_length):
+    sent = []
+
+    async def endless(request):
+        response = web.StreamResponse(headers={"Content-Length": "100000000"} if has_content_length else {})
+        await response.prepare(request)
+        for _ in range(1000):
+            sent.append(1)
+            await response.write(b"." * 100_000)
+        return response
+
+    with pytest.raises(ResponseTooLarge):
+        run_with_server(endless, get)
+    assert len(sent) < 500
+
+
+def test_compressed_content_is_not_decompressed():
+    async def bomb(request):
+        return web.Response(body=b"compressed", headers={"Content-Encoding": "gzip"})
+
+    assert run_with_server(bomb, get) == (200, b"compressed")
+
+
+def test_concurrent_requests_are_bounded():
+    in_flight, counts = [], []
+
+    async def slow(request):
+        in_flight.append(1)
+        counts.append(len(in_flight))
+        await asyncio.sleep(0.05)
+        in_flight.pop()
+        return web.Response()
+
+    async def many(client, url):
+        await asyncio.gather(*(get(client, url) for _ in range(20)))
+
+    run_with_server(slow, many, in_flight=4)
+    assert max(counts) == 4
+    assert len(counts) == 20
