@@ -95,7 +95,7 @@ class Connection(HttpToolsProtocol):
     """A client connection. uvicorn itself puts no limit on the time and size of request headers."""
 
     _head_bytes = _drained_bytes = 0
-    _is_between_requests = False
+    _is_between_requests = _has_body = False
     _received = b""
     _head_timer: asyncio.TimerHandle | None = None
 
@@ -111,12 +111,15 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count header bytes."""
-        self._received = data
+        was_between_requests = self._is_between_requests
+        self._received, self._has_body = data, False
         super().data_received(data)
-        if self._head_timer is None and self._is_between_requests and self.cycle.response_complete:
+        is_between_requests = was_between_requests and self._is_between_requests and self.cycle.response_complete
+        if self._head_timer is None and is_between_requests:
             # Blank lines after a response, which uvicorn takes for the start of a request.
             self._start_head_timer()
-        if self._head_timer is not None and not self.transport.is_closing():
+        # The end of a body can arrive together with the next request, or after the response that rejected it.
+        if self._head_timer is not None and not self._has_body and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
                 self._reject(b"431 Request Header Fields Too Large", "headers: too large; send fewer or shorter ones")
@@ -125,6 +128,7 @@ class Connection(HttpToolsProtocol):
         """Restart the header timer for a new request."""
         super().on_message_begin()
         self._is_between_requests = False
+        self._drained_bytes = 0
         self._start_head_timer()
 
     def on_headers_complete(self) -> None:
@@ -134,6 +138,7 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Discard the rest of a rejected body, up to a limit."""
+        self._has_body = True
         if self.cycle.response_complete:
             self._drained_bytes += len(body)
             if self._drained_bytes > _MAX_DRAINED_BYTES:

@@ -147,6 +147,19 @@ def send_headers(client, num_bytes):
     return connection
 
 
+def test_a_connection_stays_usable_when_the_rest_of_a_rejected_body_arrives_after_the_response(in_process, monkeypatch):
+    monkeypatch.setattr(http_server, "_HEAD_TIMEOUT_S", 0.5)
+    with send_headers(in_process(predict_half), 20_000_000) as connection:
+        assert connection.recv(4000).startswith(b"HTTP/1.1 413")
+        connection.sendall(b"x" * 20_000_000)
+        connection.settimeout(1)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        assert connection.recv(12) == b"HTTP/1.1 200"
+
+
 def test_a_stalled_body_gets_a_408(in_process, monkeypatch):
     monkeypatch.setattr(middleware, "_CHUNK_TIMEOUT_S", 0.3)
     with send_headers(in_process(predict_half), 1000) as connection:
