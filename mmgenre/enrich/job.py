@@ -29,7 +29,6 @@ from mmgenre.progress import Progress, duration
 from mmgenre.tables import storage
 from mmgenre.tables.cache_table import CacheTable
 from mmgenre.tables.manifest import Manifest, Recipe
-from mmgenre.tables.output import Output
 from mmgenre.tables.schema import CATALOG, ENRICHED, EnrichStatus
 from mmgenre.tables.table import Table
 
@@ -167,7 +166,8 @@ def _open_table(config: EnrichConfig, catalog: Table) -> CacheTable:
         storage.require_file(config.provider.path, "a file with imdb_id and plot")
         inputs["provider"] = storage.fingerprint(config.provider.path)
     recipe = Recipe(job="enrich", settings=_settings(config), inputs=inputs)
-    return CacheTable(Output(config.output, recipe, mode="extend", overwrite=config.overwrite), ENRICHED)
+    content = ("plot", "poster_url")
+    return CacheTable(config.output, recipe, ENRICHED, content=content, overwrite=config.overwrite)
 
 
 def _settings(config: EnrichConfig) -> dict[str, Any]:
@@ -204,11 +204,14 @@ def _copy_file(
     provider: DumpConfig, batches: Iterable[pa.RecordBatch], movies: pa.ChunkedArray, table: CacheTable
 ) -> None:
     """Copy the movies' rows from an enriched file; movies that it lacks become `not_found`."""
+    written = [pa.chunked_array([], pa.string())]
     for batch in batches:
         rows = pa.Table.from_batches([batch])
         rows = rows.filter(pc.is_in(rows["imdb_id"], movies))
         table.write(_file_rows(provider, EnrichStatus.OK, {name: rows[name] for name in rows.column_names}))
-    is_known = pc.is_in(movies, table.latest(["imdb_id"])["imdb_id"])
+        written.append(rows["imdb_id"])
+    # Movies that an earlier file had count as not found, too: each row of the table is of the file in its manifest.
+    is_known = pc.is_in(movies, pa.chunked_array([chunk for ids in written for chunk in ids.chunks], pa.string()))
     table.write(_file_rows(provider, EnrichStatus.NOT_FOUND, {"imdb_id": movies.filter(pc.invert(is_known))}))
 
 

@@ -92,6 +92,7 @@ def explain_table(config: ExplainTableConfig) -> Manifest:
         if not work.is_staged():
             work.stage(movies, EarlierPredictions([]), limit=config.limit, rows_per_unit=_ROWS_PER_UNIT)
         stats = compute_units(work, movies.image_files, _actor_settings(config), ExplainUnits)
+        writer.clear()
         for rows in gather(work.results(), num_bytes=_BYTES_PER_PART):
             writer.write(rows)
         num_rows = work.staged.manifest.rows

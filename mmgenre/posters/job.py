@@ -22,7 +22,6 @@ from mmgenre.progress import Progress
 from mmgenre.tables import storage
 from mmgenre.tables.cache_table import CacheTable
 from mmgenre.tables.manifest import Manifest, Recipe
-from mmgenre.tables.output import Output
 from mmgenre.tables.schema import ENRICHED, POSTERS, PosterStatus
 from mmgenre.tables.table import Table
 
@@ -78,12 +77,11 @@ def posters(config: PostersConfig) -> Manifest:
     enriched = Table(config.enriched, ENRICHED)
     settings = {name: getattr(config, name) for name in _SETTINGS}
     recipe = Recipe(job="posters", settings=settings, inputs={"enriched": enriched.manifest.fingerprint})
-    output = Output(config.output, recipe, mode="extend", overwrite=config.overwrite)
-    table = CacheTable(output, POSTERS)
+    table = CacheTable(config.output, recipe, POSTERS, content=("sha256",), overwrite=config.overwrite)
     due = _select_due(enriched, table, config)
-    manifest = output.finished
+    manifest = table.output.finished
     if manifest is None or len(due):
-        with output:
+        with table.output:
             _download(due, table, config)
             _mark_placeholders(table, config.placeholder_titles)
             manifest = table.finish(enriched.read(["imdb_id"])["imdb_id"], content=_CONTENT)

@@ -11,6 +11,7 @@ from mmgenre.errors import InputError
 from mmgenre.tables import storage
 
 MANIFEST = "_run.json"
+_INPUT = "input "
 
 
 class Recipe(Config):
@@ -32,14 +33,14 @@ class Recipe(Config):
         """The settings and inputs that differ, as `name: mine, not theirs`."""
         mine, theirs = self._flat, other._flat
         return [
-            f"{name}: {mine.get(name)!r}, not {theirs.get(name)!r}"
+            f"{name}: {_short(name, mine)!r}, not {_short(name, theirs)!r}"
             for name in sorted(mine | theirs)
             if mine.get(name) != theirs.get(name)
         ]
 
     @property
     def _flat(self) -> dict[str, Any]:
-        inputs = {f"input {role}": fingerprint[:12] for role, fingerprint in self.inputs.items()}
+        inputs = {f"{_INPUT}{role}": fingerprint for role, fingerprint in self.inputs.items()}
         return {"job": self.job} | _flatten(self.settings) | _flatten(self.finish) | inputs
 
 
@@ -79,6 +80,15 @@ class Manifest(Config):
         statuses = ", ".join(f"{status} {count:,}" for status, count in sorted(self.statuses.items()))
         return f"{self.rows_in:,} rows in, {self.rows:,} out{f' ({statuses})' if statuses else ''}"
 
+    def missing(self, directory: str) -> list[str]:
+        """Those of `files` that the folder no longer holds."""
+        present = set(storage.names_in(directory))
+        return [
+            name
+            for name in self.files
+            if name not in present and ("/" not in name or not storage.exists(storage.join(directory, name)))
+        ]
+
 
 def read_manifest(directory: str) -> Manifest | None:
     """The manifest of a complete output; None if there is none.
@@ -99,6 +109,12 @@ def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that shape an output."""
     packages = ("mmgenre", "pyarrow", "ray", "torch", "transformers")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def _short(name: str, settings: dict[str, Any]) -> Any:
+    """A setting as it is shown; of a fingerprint its start."""
+    value = settings.get(name)
+    return value[:12] if name.startswith(_INPUT) and isinstance(value, str) else value
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,17 +1,23 @@
 """An output folder and the one run that writes it.
 
 A folder holds `_started.json` while a run writes it, or after a run was killed, and `_run.json` once it is complete.
+The run that writes it holds its lease.
 """
 
+import contextlib
 import enum
 import fnmatch
 import time
 import uuid
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
+from pydantic import ValidationError
+
 from mmgenre.errors import InputError
 from mmgenre.tables import storage
+from mmgenre.tables.lease import CLAIMS, Lease
 from mmgenre.tables.manifest import MANIFEST, Manifest, Recipe, package_versions, read_manifest
 
 STARTED = "_started.json"
@@ -36,8 +42,9 @@ class Output:
             return output.complete(rows_in, statuses, notes, ["scores.json"])
 
     Creating it changes nothing and refuses a folder that must not be replaced, before any expensive work. The `with`
-    block deletes what is not kept and marks the folder unfinished; outside the block nothing can be written. A block
-    left without `complete` leaves an unfinished output, which the same command resumes or replaces.
+    block holds the lease of the folder, so that no other run writes it, deletes what is not kept and marks the folder
+    unfinished; outside the block nothing can be written. A block left without `complete` leaves an unfinished output,
+    which the same command resumes or replaces.
 
     Args:
         directory: path or URI.
@@ -66,17 +73,60 @@ class Output:
     ):
         self.directory = directory
         self.recipe = recipe
-        self._owned = owned
+        self._owned, self._mode, self._overwrite = owned, mode, overwrite
         self._began = time.monotonic()
         self._state = _State.NEW
-        existing = read_manifest(directory)
-        self.finished = existing if existing is not None and existing.recipe == recipe else None
-        self.keeps = self._check(existing, mode, overwrite=overwrite)
+        self._lease: Lease | None = None
+        self._stack = contextlib.ExitStack()
+        self._read_state()
 
     def __enter__(self) -> Self:
-        """Delete what is not kept, and mark the folder unfinished."""
+        """Take the lease, delete what is not kept, and mark the folder unfinished.
+
+        Raises:
+            OutputInUseError: another run writes the folder.
+        """
         if self._state is not _State.NEW:
             raise RuntimeError(f"{self.directory}: an Output is written once; create another one")
+        with contextlib.ExitStack() as stack:
+            if self._lease is None:
+                stack.enter_context(self.reserved())
+            self._open()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing can be written from here on."""
+        self._state = _State.CLOSED
+        self._stack.close()
+
+    @contextlib.contextmanager
+    def reserved(self, *, wait: bool = False) -> Iterator[None]:
+        """Keep other runs from writing the folder for longer than the `with` block of the output itself.
+
+        `finished` and `keeps` are read again, because another run may have changed the folder meanwhile.
+
+        Args:
+            wait: wait for a run that writes the folder instead of refusing.
+
+        Raises:
+            OutputInUseError: another run writes the folder.
+        """
+        self._lease = Lease.acquire(self.directory, self.recipe.job, wait=wait)
+        try:
+            self._read_state()
+            yield
+        finally:
+            self._lease.release()
+            self._lease = None
+
+    def _read_state(self) -> None:
+        existing = read_manifest(self.directory)
+        is_finished = existing is not None and existing.recipe == self.recipe and not existing.missing(self.directory)
+        self.finished = existing if is_finished else None
+        self.keeps = self._check(existing, self._mode, overwrite=self._overwrite)
+
+    def _open(self) -> None:
         if not self.keeps:
             self._clear()
         for name in self._matching(tuple(f".{pattern}.*" for pattern in self._owned)):
@@ -85,11 +135,6 @@ class Output:
         self._mark_started(self.recipe)
         storage.delete(storage.join(self.directory, MANIFEST))
         self.keeps, self._state = True, _State.OPEN
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing can be written from here on."""
-        self._state = _State.CLOSED
 
     def path(self, name: str) -> str:
         """Location to write a file or a folder of the output to."""
@@ -101,9 +146,10 @@ class Output:
         storage.write_bytes(self.path(name), content)
 
     def require_open(self) -> None:
-        """Raise RuntimeError outside the `with` block and after `complete`."""
-        if self._state is not _State.OPEN:
+        """Raise RuntimeError outside the `with` block and after `complete`, and InputError if the lease is lost."""
+        if self._state is not _State.OPEN or self._lease is None:
             raise RuntimeError(f"{self.directory}: written outside `with output:` or after `complete`")
+        self._lease.require_held()
 
     def complete(
         self,
@@ -121,8 +167,14 @@ class Output:
             notes: JSON values of the stage's own.
             files: the names of what was written.
             fingerprint: equal for equal content; default: unique to this run.
+
+        Raises:
+            RuntimeError: a file is missing; the output stays incomplete.
+            OutputInUseError: another run took the output over.
         """
         self.require_open()
+        if self._lease is not None:
+            self._lease.require_held(check_storage=True)
         manifest = Manifest(
             recipe=self.recipe,
             versions=package_versions(),
@@ -135,6 +187,8 @@ class Output:
             fingerprint=fingerprint or uuid.uuid4().hex,
             files=files,
         )
+        if missing := manifest.missing(self.directory):
+            raise RuntimeError(f"{self.directory}: {missing[0]} is missing; left incomplete")
         self.write(MANIFEST, manifest.model_dump_json(indent=2).encode())
         storage.delete(self.path(STARTED))
         self._state = _State.CLOSED
@@ -144,7 +198,7 @@ class Output:
         """Whether the run keeps what is in the folder; raises InputError if it must not be replaced."""
         previous = existing.recipe if existing is not None else self._started_recipe()
         if previous is None:
-            if storage.names_in(self.directory):
+            if set(storage.names_in(self.directory)).difference(self._matching((CLAIMS,))):
                 raise InputError(f"{self.directory}: holds other files; choose a new or empty output folder")
             return True
         if previous.job != self.recipe.job:
@@ -153,7 +207,8 @@ class Output:
             keeps = previous.settings == self.recipe.settings
         else:
             keeps = mode == "resume" and previous == self.recipe
-        if not keeps and not overwrite and self.finished is None and self._is_worth_keeping(existing, mode):
+        is_other = previous != self.recipe
+        if is_other and not keeps and not overwrite and self._is_worth_keeping(existing, mode):
             raise InputError(
                 f"{self.directory}: already holds an output made with other settings or inputs "
                 f"({'; '.join(self.recipe.differences(previous))}); choose another output, or overwrite=true "
@@ -168,7 +223,13 @@ class Output:
     def _started_recipe(self) -> Recipe | None:
         if STARTED not in storage.names_in(self.directory):
             return None
-        return Recipe.model_validate_json(storage.read_bytes(storage.join(self.directory, STARTED)))
+        location = storage.join(self.directory, STARTED)
+        try:
+            return Recipe.model_validate_json(storage.read_bytes(location))
+        except ValidationError:
+            raise InputError(
+                f"{location}: damaged, or from another version of mmgenre; delete the folder and run the job again"
+            ) from None
 
     def _mark_started(self, recipe: Recipe) -> None:
         storage.write_bytes(storage.join(self.directory, STARTED), recipe.model_dump_json(indent=2).encode())

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +19,7 @@ from pyarrow import fs
 from mmgenre.errors import InputError
 
 _OBJECT_STORES = ("s3", "gs")
+_THREADS = 8
 
 
 def resolve(location: str) -> tuple[fs.FileSystem, str]:
@@ -148,10 +150,23 @@ def _atomic_stream(location: str) -> Iterator[Any]:
         with filesystem.open_output_stream(target, compression=None) as stream:
             yield stream
         if is_local:
+            # Without this, a file can be empty after a power failure although its name is there.
+            _flush_to_disk(target)
             os.replace(target, path)  # noqa: PTH105 - both are plain strings
+            _flush_to_disk(parent or "/")
     finally:
         if is_local:
             Path(target).unlink(missing_ok=True)
+
+
+def _flush_to_disk(path: str) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; some file systems cannot say so."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def parquet_batches(location: str, columns: Sequence[str] | None, size: int) -> Iterator[pa.RecordBatch]:
@@ -162,6 +177,29 @@ def parquet_batches(location: str, columns: Sequence[str] | None, size: int) -> 
         for group in range(file.num_row_groups):
             # Given all row groups at once, pyarrow holds the content of the whole file.
             yield from file.iter_batches(size, row_groups=[group], columns=None if columns is None else list(columns))
+
+
+def unreadable_parquet(locations: Iterable[str]) -> list[str]:
+    """Those of the Parquet files that have no valid footer, as a machine leaves them that loses power."""
+    locations = list(locations)
+    # Each footer is a round trip to the object store.
+    with ThreadPoolExecutor(_THREADS) as threads:
+        readable = threads.map(_has_footer, locations)
+        return [location for location, is_readable in zip(locations, readable, strict=True) if not is_readable]
+
+
+def _has_footer(location: str) -> bool:
+    filesystem, path = resolve(location)
+    try:
+        pq.read_metadata(path, filesystem=filesystem)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowInvalid, OSError) as error:
+        # An object store publishes whole objects only: there it is the network.
+        if isinstance(error, OSError) and not isinstance(filesystem, fs.LocalFileSystem):
+            raise
+        return False
+    return True
 
 
 def upload(directory: Path, location: str) -> None:
@@ -202,10 +240,30 @@ def delete(location: str) -> None:
 
 
 def fingerprint(location: str) -> str:
-    """Identifies a version of a file: SHA-256 of a local file, size and modification time of a remote one."""
+    """Identifies a version of a file: SHA-256 of a local file; of a remote one its address, size and version.
+
+    The version is the modification time, or the ETag of a web server. Without either, the content is read.
+    """
     filesystem, path = resolve(location)
     if isinstance(filesystem, fs.LocalFileSystem):
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     info = filesystem.get_file_info(path)
-    return f"{info.size}-{info.mtime_ns}"
+    version = info.mtime_ns or _etag(filesystem, path)
+    if version is None:
+        with filesystem.open_input_stream(path, compression=None) as stream:
+            digest = hashlib.sha256()
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+            return digest.hexdigest()
+    return hashlib.sha256(f"{location} {info.size} {version}".encode()).hexdigest()
+
+
+def _etag(filesystem: fs.FileSystem, path: str) -> str | None:
+    """The ETag of a file, if fsspec's file system gives one."""
+    handler = getattr(filesystem, "handler", None)
+    if not isinstance(handler, fs.FSSpecHandler):
+        return None
+    etag = handler.fs.info(path).get("ETag")
+    # A weak one promises only that the content means the same.
+    return etag if isinstance(etag, str) and not etag.startswith("W/") else None

@@ -45,6 +45,12 @@ class TableWriter:
         if table.num_rows:
             write_part(table, self.directory, self._schema, groups=groups)
 
+    def clear(self) -> None:
+        """Delete the parts of an earlier run, whose rows this one writes again."""
+        self._output.require_open()
+        for name in parts_in(self.directory):
+            storage.delete(storage.join(self.directory, name))
+
     def written(self, columns: Sequence[str] = ("imdb_id",)) -> pa.Table:
         """Columns of all rows in the table so far, those of a resumed run included."""
         return scan(self.directory, parts_in(self.directory), self._schema).to_table(columns=list(columns))
@@ -111,8 +117,14 @@ class Table:
             )
 
 
-def write_part(
-    table: pa.Table, directory: str, schema: pa.Schema, after: int = 0, groups: Sequence[int] | None = None
+def write_part(  # noqa: PLR0913 - what and where, and three rare choices
+    table: pa.Table,
+    directory: str,
+    schema: pa.Schema,
+    after: int = 0,
+    *,
+    prefix: str = "part",
+    groups: Sequence[int] | None = None,
 ) -> str:
     """Write one part atomically; returns its file name.
 
@@ -123,9 +135,10 @@ def write_part(
         directory: the table's folder.
         schema: what the part must conform to.
         after: time of a part that this one must follow even if the clock went back, in nanoseconds.
+        prefix: start of the file name.
         groups: rows of each row group.
     """
-    name = f"part-{max(time.time_ns(), after + 1)}-{uuid.uuid4().hex[:8]}.parquet"
+    name = f"{prefix}-{max(time.time_ns(), after + 1)}-{uuid.uuid4().hex[:8]}.parquet"
     write_parquet(conform(table, schema), storage.join(directory, name), groups)
     return name
 
@@ -175,6 +188,11 @@ def scan(directory: str, names: Iterable[str], schema: pa.Schema | None) -> pads
 def _require_manifest(directory: str) -> Manifest:
     manifest = read_manifest(directory)
     if manifest is not None:
+        if missing := manifest.missing(directory):
+            raise InputError(
+                f"{directory}: {len(missing)} of the {len(manifest.files)} files in {MANIFEST} are missing, such as "
+                f"{missing[0]}; run the job that makes the table again"
+            )
         return manifest
     if STARTED in storage.names_in(directory):
         raise InputError(f"{directory}: not complete; run the job that makes it again to resume it")

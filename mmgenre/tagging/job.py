@@ -23,7 +23,7 @@ from mmgenre.tables import storage
 from mmgenre.tables.manifest import Manifest, Recipe, read_manifest
 from mmgenre.tables.output import Output
 from mmgenre.tables.schema import PREDICTIONS, SplitName
-from mmgenre.tables.table import TableWriter
+from mmgenre.tables.table import Table, TableWriter
 from mmgenre.tagging.actors import InferenceSettings, compute_units
 from mmgenre.tagging.decisions import DecisionConfig, Decisions, calibrations, trained_thresholds
 from mmgenre.tagging.input import MovieSources, TagInput
@@ -77,15 +77,23 @@ def tag(config: TagConfig) -> Manifest:
             another model.
     """
     card = checkpoint.read_card(config.checkpoint)
-    thresholds = trained_thresholds(card, config.checkpoint)
+    trained_thresholds(card, config.checkpoint)
     places = MovieSources(config.movies, config.split, config.catalog, config.enriched, config.posters)
     source = TagInput(places, _reads(card, config.without), config.columns)
     recipe = _recipe(config, card, source)
     output = Output(config.output, recipe, (*OWNED, WORK), mode="extend", overwrite=config.overwrite)
     if output.finished is not None:
         return output.finished
+    with output.reserved():
+        if output.finished is None:
+            _tag(config, output, source, card)
+    return Table(config.output).manifest
+
+
+def _tag(config: TagConfig, output: Output, source: TagInput, card: Card) -> None:
+    """Compute the predictions and write the table."""
     start = time.monotonic()
-    work, model = _work_folder(config.output, recipe)
+    work, model = _work_folder(config.output, output.recipe)
     if output.keeps and read_manifest(config.output) is not None:
         # A complete table stays complete until its new input has been read without an error.
         _stage(config.output, model, work, source)
@@ -101,14 +109,13 @@ def tag(config: TagConfig) -> Manifest:
         counts = work.staged.manifest
         notes = {
             "checkpoint": config.checkpoint,
-            "thresholds": thresholds.model_dump(),
+            "thresholds": trained_thresholds(card, config.checkpoint).model_dump(),
             "cutoffs": decisions.to_settings(),
             "carried_over": counts.rows_in - counts.rows,
             "coverage": writer.coverage(),
         } | stats.notes(stage=staged - start, write=time.monotonic() - computed)
-        manifest = table.finish(rows_in=counts.rows_in, expected_rows=counts.rows_in, notes=notes)
+        table.finish(rows_in=counts.rows_in, expected_rows=counts.rows_in, notes=notes)
     storage.delete(storage.join(config.output, WORK))
-    return manifest
 
 
 def _stage(output: str, model: str, work: WorkFolder, source: TagInput) -> None:

@@ -14,7 +14,7 @@ from mmgenre.tables import storage
 from mmgenre.tables.chunks import gather
 from mmgenre.tables.manifest import Manifest
 from mmgenre.tables.schema import PREDICTIONS, from_per_genre
-from mmgenre.tables.table import PARTS, TableWriter, parts_in
+from mmgenre.tables.table import PARTS, TableWriter
 from mmgenre.tagging.decisions import Decisions
 from mmgenre.text_tables import aligned
 
@@ -45,7 +45,8 @@ class TagWriter:
 
     def write(self, results: Iterator[pa.Table]) -> None:
         """Write all results; deletes the files of an earlier run first, whose valid rows are among the results."""
-        for name in [*parts_in(self._writer.directory), *EXPORTS.values()]:
+        self._writer.clear()
+        for name in EXPORTS.values():
             storage.delete(storage.join(self._writer.directory, name))
         with contextlib.ExitStack() as stack:
             files = {kind: stack.enter_context(self._open(kind)) for kind in self._exports}

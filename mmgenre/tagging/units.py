@@ -21,18 +21,13 @@ from mmgenre.tables.manifest import Recipe, read_manifest
 from mmgenre.tables.output import Output
 from mmgenre.tables.schema import PREDICTIONS, PredictStatus
 from mmgenre.tables.table import Table, TableWriter, parts_in, write_parquet
+from mmgenre.tagging.division import Division
 from mmgenre.tagging.input import DIGEST, IMAGE_FILE, IMAGE_ROW, TagInput
 
 WORK = "_work"
 _STAGED, _UNITS = "staged", "units"
 _CARRIED = "carried-*.parquet"
 _ROWS_PER_PART, _BYTES_PER_PART = 50_000, 64 * 2**20
-# Most rows of a unit; fewer with images, whose pixels take memory.
-_ROWS_PER_UNIT, _ROWS_PER_UNIT_WITH_IMAGES = 8192, 512
-# Cost of a unit in characters (a row has a fixed cost, and plots are truncated): low enough that many actors finish at
-# about the same time, high enough that Ray Data does not track too many blocks.
-_UNITS_PER_PART, _COST_PER_UNIT = 32, (50_000, 1_000_000)
-_COST_OF_A_ROW, _MOST_CHARACTERS = 50, 2500
 # Columns that a model computes: those of PREDICTIONS without the decision.
 TAGGED = pa.schema([field for field in PREDICTIONS if field.name != "genres"])
 
@@ -77,13 +72,18 @@ class WorkFolder:
         return units
 
     def unfinished(self) -> list[Unit]:
-        """The units without a result file."""
-        done = set(storage.names_in(self._path(_UNITS)))
-        return [unit for unit in self.units if unit.file not in done]
+        """The units without a readable result file."""
+        names = set(storage.names_in(self._path(_UNITS)))
+        results = [self._path(_UNITS, unit.file) for unit in self.units if unit.file in names]
+        done = set(results).difference(storage.unreadable_parquet(results))
+        return [unit for unit in self.units if self._path(_UNITS, unit.file) not in done]
 
     def is_staged(self) -> bool:
-        """Whether staging is complete."""
-        return read_manifest(self._path(_STAGED)) is not None
+        """Whether staging is complete and its files can be read."""
+        manifest = read_manifest(self._path(_STAGED))
+        if manifest is None or manifest.missing(self._path(_STAGED)):
+            return False
+        return not storage.unreadable_parquet([*self.staged.files, *self._carried()])
 
     def stage(
         self,
@@ -94,6 +94,8 @@ class WorkFolder:
     ) -> None:
         """Write the rows to compute, divided into units, and copy the earlier predictions that are still valid.
 
+        Does nothing if a run that shares the folder has done it meanwhile.
+
         Args:
             source: the movies.
             earlier: predictions of earlier runs.
@@ -102,23 +104,24 @@ class WorkFolder:
                 longest plots first.
         """
         recipe = Recipe(job="stage", settings={}, inputs=source.fingerprints)
-        storage.delete(self.directory)
-        with Output(self._path(_STAGED), recipe) as output:
-            writer, num_rows = TableWriter(output, source.schema), 0
-            has_images = bool(source.image_files)
-            batches = _first(source.rows(), limit)
-            for gathered in gather(batches, rows=_ROWS_PER_PART, num_bytes=_BYTES_PER_PART):
-                rows = gathered.combine_chunks()
-                carried, to_compute = earlier.split(rows, source.kept)
-                num_rows += len(rows)
-                if len(carried):
-                    write_parquet(carried, self._path(_UNITS, f"carried-{num_rows:012}.parquet"))
-                if len(to_compute):
-                    to_compute = to_compute if has_images or rows_per_unit else _longest_first(to_compute)
-                    max_rows = _ROWS_PER_UNIT_WITH_IMAGES if has_images else _ROWS_PER_UNIT
-                    sizes = _equal_sizes(len(to_compute), rows_per_unit) if rows_per_unit else None
-                    writer.write(to_compute, groups=sizes or _unit_sizes(_costs(to_compute), max_rows))
-            writer.finish(rows_in=num_rows)
+        output = Output(self._path(_STAGED), recipe, overwrite=True)
+        with output.reserved(wait=True):
+            if output.finished is not None and self.is_staged():
+                return
+            self.__dict__.pop("staged", None)
+            storage.delete(self._path(_UNITS))
+            with output:
+                writer, num_rows = TableWriter(output, source.schema), 0
+                divide = Division(rows_per_unit, has_images=bool(source.image_files))
+                batches = gather(_first(source.rows(), limit), rows=_ROWS_PER_PART, num_bytes=_BYTES_PER_PART)
+                for rows in batches:
+                    carried, to_compute = earlier.split(rows.combine_chunks(), source.kept)
+                    num_rows += len(rows)
+                    if len(carried):
+                        write_parquet(carried, self._path(_UNITS, f"carried-{num_rows:012}.parquet"))
+                    if len(to_compute):
+                        writer.write(*divide(to_compute))
+                writer.finish(rows_in=num_rows)
 
     def write(self, unit: Unit, tagged: pa.Table) -> None:
         """Write a unit's result file."""
@@ -126,14 +129,18 @@ class WorkFolder:
 
     def results(self) -> Iterator[pa.Table]:
         """The predictions carried over, then the results of all units."""
-        carried = fnmatch.filter(storage.names_in(self._path(_UNITS)), _CARRIED)
-        for name in [*carried, *(unit.file for unit in self.units)]:
-            yield _read(self._path(_UNITS, name))
+        for file in [*self._carried(), *(self._path(_UNITS, unit.file) for unit in self.units)]:
+            yield _read(file)
 
     def files(self) -> list[str]:
-        """The result files that exist."""
+        """The result files that exist and can be read."""
         names = fnmatch.filter(storage.names_in(self._path(_UNITS)), "*.parquet")
-        return [self._path(_UNITS, name) for name in names if not name.startswith(".")]
+        files = [self._path(_UNITS, name) for name in names if not name.startswith(".")]
+        unreadable = storage.unreadable_parquet(files)
+        return [file for file in files if file not in unreadable]
+
+    def _carried(self) -> list[str]:
+        return [self._path(_UNITS, name) for name in fnmatch.filter(storage.names_in(self._path(_UNITS)), _CARRIED)]
 
     def _path(self, *names: str) -> str:
         return storage.join(self.directory, *names)
@@ -242,6 +249,8 @@ class EarlierPredictions:
 def earlier_files(output: str, model: str, current: WorkFolder) -> list[str]:
     """Parquet files in an output with predictions of a model: of complete runs, and of other unfinished ones."""
     files = [storage.join(output, name) for name in parts_in(output)]
+    unreadable = set(storage.unreadable_parquet(files))
+    files = [file for file in files if file not in unreadable]
     for name in storage.names_in(storage.join(output, WORK)):
         work = WorkFolder(storage.join(output, WORK, name))
         if name.startswith(f"{model}-") and work.directory != current.directory:
@@ -281,33 +290,3 @@ def _first(batches: Iterator[pa.Table], limit: int | None) -> Iterator[pa.Table]
             remaining -= min(remaining, len(batch))
             if remaining == 0:
                 return
-
-
-def _equal_sizes(num_rows: int, size: int) -> list[int]:
-    return [min(size, num_rows - start) for start in range(0, num_rows, size)]
-
-
-def _costs(rows: pa.Table) -> np.ndarray:
-    """Cost of each row in characters, shape (N,)."""
-    costs = np.full(len(rows), _COST_OF_A_ROW)
-    if "plot" in rows.column_names:
-        costs += np.minimum(pc.utf8_length(rows["plot"]).fill_null(0).to_numpy(), _MOST_CHARACTERS)
-    return costs
-
-
-def _longest_first(rows: pa.Table) -> pa.Table:
-    """Rows by descending cost: plots of similar length need little padding, and long ones do not come last."""
-    return rows.take(pa.array(np.argsort(-_costs(rows), kind="stable")))
-
-
-def _unit_sizes(costs: np.ndarray, max_rows: int) -> list[int]:
-    """Number of rows of each unit of a part, such that all units cost about the same."""
-    total = np.cumsum(costs)
-    cost_per_unit = int(np.clip(costs.sum() / _UNITS_PER_PART, *_COST_PER_UNIT))
-    sizes, start = [], 0
-    while start < len(costs):
-        spent = total[start - 1] if start else 0
-        size = int(np.clip(np.searchsorted(total, spent + cost_per_unit) - start, 1, max_rows))
-        sizes.append(min(size, len(costs) - start))
-        start += sizes[-1]
-    return sizes

@@ -91,7 +91,12 @@ def compute(part: FrozenPart, dataset: Table, initial: str | None, options: Feat
     features_recipe = recipe(part.model, dataset, options)
     name = hashlib.sha256(features_recipe.model_dump_json().encode()).hexdigest()[:16]
     output = Output(storage.join(options.directory, name), features_recipe)
-    if output.finished is None:
+    if output.finished is not None:
+        return Table(output.directory, FEATURES)
+    # Another training that needs the same features may be computing them.
+    with output.reserved(wait=True):
+        if output.finished is not None:
+            return Table(output.directory, FEATURES)
         with output:
             writer = TableWriter(output, FEATURES)
             if initial is None:

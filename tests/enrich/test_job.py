@@ -366,3 +366,29 @@ def test_every_title_gets_a_row_from_an_enriched_file(world, tmp_path):
         assert (row["status"], row["plot"], row["language"]) == expected
         assert (row["provider"], row["poster_url"]) == ("dump", None)
     assert manifest.statuses["ok"] == len(rows.keys() & known)
+
+
+def test_rows_that_a_newer_file_lacks_do_not_stay(world, tmp_path):
+    names = ids(world.older)[:4]
+    path = tmp_path / "plots.csv"
+
+    def plots(known):
+        path.write_text("imdb_id,plot\n" + "".join(f"{name},Plot of {name}.\n" for name in known))
+        values = {"catalog": world.older, "output": str(tmp_path / "enriched")}
+        enrich(EnrichConfig.parse(values | {"provider": {"kind": "dump", "path": str(path)}}, "test"))
+        return {name: row["status"] for name, row in rows_of(tmp_path / "enriched").items() if name in names}
+
+    assert plots(names[:3]) == dict(zip(names, ["ok", "ok", "ok", "not_found"], strict=True))
+    assert plots(names[2:]) == dict(zip(names, ["not_found", "not_found", "ok", "ok"], strict=True))
+
+
+def test_titles_that_the_catalogue_dropped_leave_the_table(world, tmp_path):
+    path = tmp_path / "plots.csv"
+    path.write_text("imdb_id,plot\n" + "".join(f"{name},Plot of {name}.\n" for name in world.by_id))
+    provider = {"kind": "dump", "path": str(path)}
+    for catalogue in (world.catalog, world.older):
+        values = {"catalog": catalogue, "output": str(tmp_path / "enriched"), "provider": provider}
+        manifest = enrich(EnrichConfig.parse(values, "test"))
+
+        assert sorted(rows_of(tmp_path / "enriched")) == ids(catalogue)
+        assert manifest.rows == manifest.rows_in

@@ -1,17 +1,17 @@
-"""Tables that later runs extend: the newest row of an id counts, and small parts are merged into large ones."""
+"""Tables that later runs extend: the best row of an id counts, and small parts are merged into large ones."""
 
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from mmgenre.errors import InputError
 from mmgenre.tables import cache_table
 from mmgenre.tables.cache_table import CacheTable
 from mmgenre.tables.manifest import MANIFEST, Recipe
-from mmgenre.tables.output import Output
 from mmgenre.tables.schema import ENRICHED
 from mmgenre.tables.table import Table, parts_in
 
@@ -20,7 +20,7 @@ NOW = datetime(2025, 1, 1, tzinfo=UTC)
 
 def cache(folder, *, catalog="a", language="en", overwrite=False):
     recipe = Recipe(job="enrich", settings={"language": language}, inputs={"catalog": catalog})
-    return CacheTable(Output(str(folder), recipe, mode="extend", overwrite=overwrite), ENRICHED)
+    return CacheTable(str(folder), recipe, ENRICHED, content=("plot", "poster_url"), overwrite=overwrite)
 
 
 def rows(plots, status="ok", at=NOW):
@@ -34,6 +34,8 @@ def rows(plots, status="ok", at=NOW):
 
 
 def finish(table, *ids):
+    """Complete a table of the given ids, by default of all."""
+    ids = ids or table.latest(["imdb_id"])["imdb_id"].to_pylist()
     return table.finish(pa.chunked_array([list(ids)], pa.string()), content=["imdb_id", "status", "plot"])
 
 
@@ -112,7 +114,7 @@ def test_a_run_killed_while_merging_leaves_no_duplicates(tmp_path):
     killed = cache(tmp_path)
     with killed.output:
         killed.write(rows({"tt3": "c"}))
-        killed._merge()
+        killed._merge(killed.latest(["imdb_id"])["imdb_id"])
 
     assert cache(tmp_path).latest(["plot"]).num_rows == 3
     assert extend(tmp_path)[1].rows == 3
@@ -150,6 +152,59 @@ def test_a_failed_refresh_does_not_replace_a_row(tmp_path):
 
     assert plots_in(tmp_path) == {"tt1": "a", "tt2": None, "tt3": "late"}
     assert manifest.statuses == {"ok": 3}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "best"),
+    [
+        # A service failed after another one had given the plot, and then both failed.
+        (("unreachable", "a"), ("unreachable", None), "a"),
+        (("unreachable", "a"), ("unreachable", "b"), "b"),
+        (("ok", None), ("unreachable", "b"), "b"),
+        (("not_found", None), ("unreachable", "b"), "b"),
+        (("ok", "a"), ("unreachable", "b"), "a"),
+        (("ok", "a"), ("ok", None), None),
+        (("unreachable", "a"), ("ok", None), None),
+    ],
+)
+def test_a_failed_row_replaces_only_rows_with_less_content(tmp_path, earlier, later, best):
+    parts = [rows({"tt1": plot}, status=status) for status, plot in (earlier, later)]
+    extend(tmp_path, {"tt2": "x"}, *parts)
+
+    assert plots_in(tmp_path) == {"tt1": best, "tt2": "x"}
+
+
+def test_rows_of_ids_that_are_no_longer_read_leave_the_table_until_the_ids_come_back(tmp_path):
+    extend(tmp_path, {"tt1": "a", "tt2": "b", "tt3": "c"})
+
+    _, fewer = extend(tmp_path, ids=["tt1"], catalog="b")
+    assert plots_in(tmp_path) == {"tt1": "a"}
+    assert fewer.rows == 1
+    assert pa.parquet.read_table(tmp_path)["imdb_id"].to_pylist() == ["tt1"]
+    before = sorted(path.name for path in tmp_path.iterdir())
+    extend(tmp_path, ids=["tt1"], catalog="c")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+    table, more = extend(tmp_path, ids=["tt1", "tt3"], catalog="d")
+    assert plots_in(tmp_path) == {"tt1": "a", "tt3": "c"}
+    assert more.rows == 2
+    assert table.covers(pa.chunked_array([["tt2"]]))
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-20], lambda content: bytes(99)])
+def test_a_part_damaged_by_a_power_failure_counts_as_not_written(tmp_path, damage):
+    killed = cache(tmp_path)
+    with killed.output:
+        killed.write(rows({"tt1": "a"}))
+        killed.write(rows({"tt2": "b"}))
+    torn = tmp_path / parts_in(str(tmp_path))[1]
+    torn.write_bytes(damage(torn.read_bytes()))
+
+    assert cache(tmp_path).latest(["imdb_id"])["imdb_id"].to_pylist() == ["tt1"]
+    extend(tmp_path, {"tt2": "again"})
+
+    assert plots_in(tmp_path) == {"tt1": "a", "tt2": "again"}
+    assert not torn.exists()
 
 
 def test_a_table_with_missing_rows_is_not_complete(tmp_path):

@@ -3,12 +3,15 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pyarrow.parquet as pq
 import pytest
 
 from mmgenre.errors import InputError
+from mmgenre.tables import lease
+from mmgenre.tables.lease import OutputInUseError
 from mmgenre.tables.manifest import MANIFEST, read_manifest
 from mmgenre.tables.output import STARTED
 from mmgenre.tables.table import Table, TableWriter, parts_in
@@ -109,6 +112,90 @@ def test_a_block_left_early_leaves_an_unfinished_output(tmp_path, tables):
     for folder in (tmp_path / "returned", tmp_path / "raised"):
         assert tables.names(folder) == [STARTED, "a.txt"]
         assert read_manifest(str(folder)) is None
+
+
+# Two runs
+
+
+def test_a_second_run_is_refused_and_leaves_the_first_ones_files(tmp_path, tables):
+    with tables.output(tmp_path, seed=1) as first:
+        writer = TableWriter(first, tables.schema)
+        writer.write(tables.rows("tt1"))
+        (tmp_path / ".part-1-a.parquet.abc").write_bytes(b"being written")
+        before = sorted(tmp_path.iterdir())
+
+        for settings in ({"seed": 1}, {"seed": 2, "overwrite": True}, {"seed": 1, "mode": "resume"}):
+            second = tables.output(tmp_path, **settings)
+            with pytest.raises(OutputInUseError, match="another run writes this output"), second:
+                pass
+
+        assert sorted(tmp_path.iterdir()) == before
+        writer.finish(rows_in=1)
+
+    assert tables.ids(tmp_path) == ["tt1"]
+
+
+def test_a_run_that_waited_finds_what_the_other_one_finished(tmp_path, tables, monkeypatch):
+    monkeypatch.setattr(lease, "_WAIT_S", 0.01)
+    second, outcomes = tables.output(tmp_path, seed=1), []
+
+    def wait():
+        with second.reserved(wait=True):
+            outcomes.append(second.finished)
+
+    with tables.output(tmp_path, seed=1) as first:
+        thread = threading.Thread(target=wait)
+        thread.start()
+        manifest = first.complete(0, {}, {}, [])
+        assert outcomes == []
+    thread.join(10)
+
+    assert outcomes == [manifest]
+
+
+def test_a_run_whose_output_another_one_took_over_writes_and_completes_nothing(tmp_path, tables):
+    with tables.output(tmp_path, seed=1) as output:
+        for claim in tmp_path.glob("_claim-*"):
+            claim.unlink()
+        with pytest.raises(OutputInUseError, match="another run took over"):
+            output.complete(0, {}, {}, [])
+        with pytest.raises(OutputInUseError, match="another run took over"):
+            output.write("a.txt", b"a")
+
+    assert read_manifest(str(tmp_path)) is None
+
+
+# Files that are gone
+
+
+def test_an_output_is_not_completed_without_a_file_that_it_lists(tmp_path, tables):
+    with tables.output(tmp_path) as output, pytest.raises(RuntimeError, match=r"b\.txt is missing; left incomplete"):
+        output.write("a.txt", b"a")
+        output.complete(0, {}, {}, ["a.txt", "b.txt"])
+
+    assert read_manifest(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("mode", ["fresh", "resume", "extend"])
+def test_an_output_whose_files_are_gone_is_not_finished_and_is_made_again(tmp_path, tables, mode):
+    tables.complete(tmp_path, "tt1", seed=1, mode=mode)
+    for part in parts_in(str(tmp_path)):
+        (tmp_path / part).unlink()
+
+    with pytest.raises(InputError, match=r"1 of the 1 files in _run\.json are missing, such as part-.*; run the job"):
+        Table(str(tmp_path))
+    assert tables.output(tmp_path, seed=1, mode=mode).finished is None
+    tables.complete(tmp_path, "tt1", seed=1, mode=mode)
+
+    assert tables.ids(tmp_path) == ["tt1"]
+
+
+def test_a_damaged_record_of_a_started_run_is_named(tmp_path, tables):
+    tables.unfinished(tmp_path, "tt1")
+    (tmp_path / STARTED).write_text("{")
+
+    with pytest.raises(InputError, match=r"_started\.json: damaged, .*; delete the folder and run the job again"):
+        tables.output(tmp_path)
 
 
 # Unfinished outputs

@@ -1,6 +1,8 @@
 """Files by path or URI are written whole or not at all."""
 
 import os
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -53,6 +55,46 @@ def test_a_file_named_gz_is_not_compressed_on_the_way(tmp_path):
     storage.write_bytes(str(tmp_path / "a.gz"), b"plain")
 
     assert (tmp_path / "a.gz").read_bytes() == storage.read_bytes(str(tmp_path / "a.gz")) == b"plain"
+
+
+@pytest.fixture
+def web_server(tmp_path):
+    """Serves the files of tmp_path; yields its URL and the headers that it adds."""
+    added = {}
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(tmp_path))
+
+        def end_headers(self):
+            for name, value in added.items():
+                self.send_header(name, value)
+            super().end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", added
+        server.shutdown()
+        thread.join()
+
+
+def test_a_file_on_a_web_server_that_changes_has_another_fingerprint_even_of_the_same_size(tmp_path, web_server):
+    url, headers = web_server
+
+    def fingerprint_of(content, **added):
+        (tmp_path / "dump.tsv").write_bytes(content)
+        headers.clear()
+        headers.update(added)
+        return storage.fingerprint(f"{url}/dump.tsv")
+
+    assert fingerprint_of(b"first") == fingerprint_of(b"first") != fingerprint_of(b"other")
+    assert fingerprint_of(b"first", ETag='"1"') == fingerprint_of(b"first", ETag='"1"')
+    assert fingerprint_of(b"first", ETag='"1"') != fingerprint_of(b"other", ETag='"2"')
+    assert fingerprint_of(b"first", ETag='W/"1"') != fingerprint_of(b"other", ETag='W/"1"')
 
 
 def test_a_fingerprint_identifies_the_content(tmp_path):

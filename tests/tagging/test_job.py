@@ -23,10 +23,13 @@ from mmgenre.models.inference import Predictor, predict_logits
 from mmgenre.models.movies import Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.scoring.thresholds import decide, fit_thresholds, probabilities
+from mmgenre.tables.lease import OutputInUseError
 from mmgenre.tables.schema import CATALOG, ENRICHED, PREDICTIONS, from_per_genre
 from mmgenre.tables.table import Table
+from mmgenre.tagging import division
 from mmgenre.tagging.actors import Tagger
 from mmgenre.tagging.job import TagConfig, tag
+from mmgenre.tagging.output import TagWriter
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["chase", "kiss", "ghost", "robot", "heist", "joke", "tears", "island", "stalker"]
@@ -152,6 +155,10 @@ def test_a_killed_job_is_resumed_and_loses_no_row(local_ray, trained, tmp_path, 
         while len(results(output)) < 3:
             assert first.poll() is None
             time.sleep(0.02)
+        # The same command once more changes nothing of the running job.
+        with pytest.raises(OutputInUseError, match=rf"another run writes this output \(.* process {first.pid} "):
+            tagged(trained, movies, output)
+        assert first.poll() is None
         first.kill()
     kept = results(output)
     assert not (output / "_run.json").exists()
@@ -199,6 +206,34 @@ def kill_an_actor(output, timeout_s=300):
                     return True
         time.sleep(0.005)
     return False
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("damaged", ["units/unit-0000001.parquet", "units/carried-*.parquet", "staged/part-*.parquet"])
+def test_a_file_of_a_killed_job_that_a_power_failure_damaged_is_made_again(
+    trained, tmp_path, movies_file, monkeypatch, damaged
+):
+    plots = {f"tt{row:07}": PLOTS[row % 300] for row in range(300)}
+    tagged(trained, movies_file(dict(list(plots.items())[:100])), tmp_path / "tags")
+    movies = movies_file({name: f"{plot} again" if name > "tt0000050" else plot for name, plot in plots.items()})
+    monkeypatch.setattr(division, "_COST_PER_UNIT", (1000, 1000))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TagWriter, "write", interrupt)
+        tagged(trained, movies, tmp_path / "tags")
+    for file in list((tmp_path / "tags").glob(f"_work/*/{damaged}")):
+        file.write_bytes(file.read_bytes()[:-30])
+        damaged = None
+    assert damaged is None
+
+    manifest, resumed = tagged(trained, movies, tmp_path / "tags")
+
+    _, undisturbed = tagged(trained, movies, tmp_path / "undisturbed")
+    assert resumed.equals(undisturbed)
+    assert manifest.rows == 300
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 @pytest.fixture
