@@ -13,7 +13,11 @@ WORKDIR /opt/mmgenre
 
 # The dependencies, several GB, are a separate layer that is reused while only the code changes.
 COPY pyproject.toml constraints.txt ./
-RUN python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]))' \
+RUN python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+        extras = project["optional-dependencies"]; \
+        names = [name for name in extras if name not in ("all", "dev")]; \
+        needs = project["dependencies"] + [need for name in names for need in extras[name]]; \
+        print("\n".join(need for need in needs if not need.startswith("mmgenre")))' \
         > /tmp/requirements.txt \
     && pip install --no-cache-dir --constraint constraints.txt --requirement /tmp/requirements.txt \
     && rm /tmp/requirements.txt

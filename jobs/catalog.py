@@ -3,8 +3,10 @@
 python jobs/catalog.py configs/catalog/default.yaml input=title.basics.tsv.gz output=runs/catalog
 """
 
-from mmgenre.catalog.job import CatalogConfig, catalog, describe
-from mmgenre.cli import run
+from mmgenre.cli import interruptible, run
+
+with interruptible():
+    from mmgenre.catalog.job import CatalogConfig, catalog, describe
 
 if __name__ == "__main__":
     run(CatalogConfig, lambda config: describe(catalog(config)))

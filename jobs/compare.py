@@ -3,8 +3,10 @@
 python jobs/compare.py configs/compare/default.yaml movies=DIR output=DIR predictions.NAME=DIR predictions.OTHER=DIR
 """
 
-from mmgenre.cli import run
-from mmgenre.evaluation.compare import CompareConfig, compare
+from mmgenre.cli import interruptible, run
+
+with interruptible():
+    from mmgenre.evaluation.compare import CompareConfig, compare
 
 if __name__ == "__main__":
     run(CompareConfig, compare)

@@ -3,8 +3,10 @@
 ray job submit --working-dir . -- python jobs/enrich.py configs/enrich/default.yaml catalog=DIR output=DIR
 """
 
-from mmgenre.cli import run
-from mmgenre.enrich.job import EnrichConfig, enrich, plan
+from mmgenre.cli import interruptible, run
+
+with interruptible():
+    from mmgenre.enrich.job import EnrichConfig, enrich, plan
 
 if __name__ == "__main__":
     run(EnrichConfig, lambda config: plan(config) if config.dry_run else enrich(config))

@@ -3,8 +3,10 @@
 python jobs/export.py configs/export/default.yaml checkpoint=DIR output=DIR report=DIR
 """
 
-from mmgenre.cli import run
-from mmgenre.export.job import ExportConfig, describe, export
+from mmgenre.cli import interruptible, run
+
+with interruptible():
+    from mmgenre.export.job import ExportConfig, describe, export
 
 if __name__ == "__main__":
     run(ExportConfig, lambda config: describe(export(config)))

@@ -3,8 +3,10 @@
 ray job submit --working-dir . -- python jobs/posters.py configs/posters/default.yaml enriched=DIR output=DIR
 """
 
-from mmgenre.cli import run
-from mmgenre.posters.job import PostersConfig, posters
+from mmgenre.cli import interruptible, run
+
+with interruptible():
+    from mmgenre.posters.job import PostersConfig, posters
 
 if __name__ == "__main__":
     run(PostersConfig, posters)

@@ -3,8 +3,10 @@
 python jobs/sandbox.py configs/sandbox/default.yaml output=runs/sandbox
 """
 
-from mmgenre.cli import run
-from mmgenre.sandbox.job import ServeConfig, serve
+from mmgenre.cli import interruptible, run
+
+with interruptible():
+    from mmgenre.sandbox.job import ServeConfig, serve
 
 if __name__ == "__main__":
     run(ServeConfig, serve)

@@ -4,8 +4,10 @@ python jobs/submit.py configs/submit/default.yaml -- \\
     python jobs/train.py configs/train/default.yaml dataset=URI output=URI
 """
 
-from mmgenre.cli import run
-from mmgenre.operations.submit import SubmitConfig, submit
+from mmgenre.cli import interruptible, run
+
+with interruptible():
+    from mmgenre.operations.submit import SubmitConfig, submit
 
 if __name__ == "__main__":
     run(SubmitConfig, submit)

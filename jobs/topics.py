@@ -4,8 +4,10 @@ ray job submit --working-dir . -- \\
     python jobs/topics.py configs/topics/default.yaml checkpoint=DIR movies=TABLE_OR_FILE output=DIR
 """
 
-from mmgenre.cli import run
-from mmgenre.topics.job import TopicsConfig, describe, topics
+from mmgenre.cli import interruptible, run
+
+with interruptible():
+    from mmgenre.topics.job import TopicsConfig, describe, topics
 
 if __name__ == "__main__":
     run(TopicsConfig, lambda config: describe(topics(config), config.output))

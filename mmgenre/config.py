@@ -28,6 +28,8 @@ class Requirements:
         gpus: likewise.
         urls: servers that it sends requests to.
         keys: by web service, what is wrong with its API key in the environment; None when nothing is.
+        packages: modules of optional dependencies.
+        mistakes: by input, why the job would refuse it; inputs that another stage writes first do not count.
     """
 
     inputs: tuple[str | None, ...] = ()
@@ -36,6 +38,8 @@ class Requirements:
     gpus: float = 0
     urls: tuple[str, ...] = ()
     keys: Mapping[str, str | None] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+    mistakes: Mapping[str, str] = field(default_factory=dict)
 
 
 class Config(BaseModel):
@@ -92,27 +96,16 @@ def parse_args(config_types: Sequence[type[Config]], arguments: Sequence[str] | 
 
 
 def parse_any_job(jobs: Mapping[str, Sequence[type[Config]]], arguments: Sequence[str] | None = None) -> Config:
-    """Read `CONFIG.yaml [dotted.key=value ...] [--job NAME]`, where the config may be that of any job.
-
-    The job is NAME, else the one whose folder configs/<job>/ holds the file, else the only one that has the fields.
+    """Read `JOB CONFIG.yaml [dotted.key=value ...]`, the arguments of any job after its name.
 
     Args:
         jobs: the config types of each job, by its name.
         arguments: in place of the command line's.
-
-    Raises:
-        InputError: the config could be that of several jobs.
     """
     parser = argparse.ArgumentParser(description="Check what a run needs; takes the arguments of its job.")
-    parser.add_argument("--job", choices=jobs, help="the job that the config is for, if its folder is not the job's")
+    parser.add_argument("job", choices=jobs, help="the job that the config is for")
     options, values = _read_arguments(parser, arguments)
-    job = options.job or Path(options.config).absolute().parent.name
-    config_types = jobs[job] if job in jobs else [kind for kinds in jobs.values() for kind in kinds]
-    best = _best_fits(config_types, values)
-    names = [name for name, kinds in jobs.items() if not {*best}.isdisjoint(kinds)]
-    if job not in jobs and len(names) > 1:
-        raise InputError(f"{options.config}: could be for {' or '.join(names)}; add --job=NAME")
-    return best[0].parse(values, where=options.config)
+    return _best_fits(jobs[options.job], values)[0].parse(values, where=options.config)
 
 
 def _read_arguments(

@@ -26,25 +26,35 @@ class Progress:
         self._job, self._total, self._limit, self._every_s = job, total, limit, every_s
         self._statuses: Counter[str] = Counter()
         self._num_requests = 0
-        self._started = self._printed = time.monotonic()
+        self._printed = time.monotonic()
+        # The first rows come after Ray has started its actors: the speed is that of the rows after them.
+        self._first: tuple[float, int, int] | None = None
 
     def add(self, statuses: Mapping[str, int], num_requests: int = 0) -> None:
         """Add rows that were written, counted by status, and the requests they took; print a line if one is due."""
         self._statuses.update(statuses)
         self._num_requests += num_requests
         now = time.monotonic()
+        self._first = self._first or (now, self._statuses.total(), self._num_requests)
         if now - self._printed >= self._every_s:
             print(self._line(now), flush=True)  # noqa: T201 - this is what the class is for
             self._printed = now
 
     def _line(self, now: float) -> str:
-        done, seconds = self._statuses.total(), now - self._started
+        done = self._statuses.total()
         statuses = ", ".join(f"{status} {count:,}" for status, count in sorted(self._statuses.items()))
-        rate = f"{done / seconds:,.1f} rows/s"
+        return f"{self._job}: {done:,}/{self._total:,} rows ({statuses}){self._speed(now, done)}"
+
+    def _speed(self, now: float, done: int) -> str:
+        """Rows or requests per second and the remaining time; empty until rows have followed the first ones."""
+        started, first_rows, first_requests = self._first or (now, done, 0)
+        rows, seconds = done - first_rows, now - started
+        if not rows or not seconds:
+            return ""
+        rate = f"{rows / seconds:,.1f} rows/s"
         if self._limit is not None:
-            rate = f"{self._num_requests / seconds:,.1f} of {self._limit:,g} requests/s"
-        remaining = f", {duration((self._total - done) * seconds / done)} left" if done else ""
-        return f"{self._job}: {done:,}/{self._total:,} rows ({statuses}), {rate}{remaining}"
+            rate = f"{(self._num_requests - first_requests) / seconds:,.1f} of {self._limit:,g} requests/s"
+        return f", {rate}, {duration((self._total - done) * seconds / rows)} left"
 
 
 def duration(seconds: float) -> str:

@@ -102,11 +102,12 @@ def test_a_shipped_config_says_in_its_first_line_what_it_is(name):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_job_is_fifteen_lines_that_do_nothing_when_imported(script):
     source = (ROOT / "jobs" / script).read_text()
-    docstring, *imports, main = ast.parse(source).body
+    docstring, *imports, jobs_own, main = ast.parse(source).body
 
     assert len([line for line in source.splitlines() if line.strip()]) <= 15
     assert isinstance(docstring, ast.Expr)
-    assert all(isinstance(statement, ast.Import | ast.ImportFrom) for statement in imports)
+    assert ast.unparse(jobs_own.items[0]) == "interruptible()"
+    assert all(isinstance(statement, ast.Import | ast.ImportFrom) for statement in (*imports, *jobs_own.body))
     assert re.match(r"if __name__ == '__main__':\n    run(_for_any_job)?\(", ast.unparse(main))
 
 

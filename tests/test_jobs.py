@@ -1,6 +1,7 @@
 """Jobs as users run them: a mistake is one line on stderr and exit code 1, and no output looks complete."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -49,3 +50,26 @@ def test_a_process_with_a_mistake_exits_with_1_and_prints_only_the_error(tmp_pat
     assert result.stderr.startswith("error: nowhere.tsv.gz: no such file")
     assert len(result.stderr.splitlines()) == 1
     assert result.stdout == ""
+
+
+@pytest.mark.process
+def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path):
+    # The module that the job imports first takes long.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.abc, sys, time\n"
+        "class Slow(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'mmgenre.tagging.job':\n"
+        "            print('importing', flush=True)\n"
+        "            time.sleep(60)\n"
+        "sys.meta_path.insert(0, Slow())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "jobs/tag.py", "configs/tag/default.yaml"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert err == "\ninterrupted; run the same command again to resume\n"

@@ -8,11 +8,13 @@ from pydantic import Field, field_validator, model_validator
 from mmgenre.config import Config, Requirements
 from mmgenre.errors import InputError
 from mmgenre.labels import GENRES
+from mmgenre.models import checkpoint
 from mmgenre.models.checkpoint import Card
 from mmgenre.models.inference import Precision
 from mmgenre.ray_session import Accelerator
 from mmgenre.tables.schema import SplitName
 from mmgenre.tables.table import PARTS
+from mmgenre.tagging.decisions import trained_thresholds
 from mmgenre.tagging.units import WORK
 
 PAGE, PICTURES = "explanation.html", "heat-*.png"
@@ -76,6 +78,8 @@ class ExplainTableConfig(ExplainConfig):
             outputs=(self.output,),
             cpus=actors * self.cpus_per_actor,
             gpus=actors * (self.accelerator == "gpu"),
+            packages=("captum",),
+            mistakes=checkpoint.mistakes(self.checkpoint, trained_thresholds),
         )
         return (needs,)
 
@@ -112,7 +116,8 @@ class ExplainMovieConfig(ExplainConfig):
     def requirements(self) -> tuple[Requirements, ...]:
         """See Config."""
         inputs = (self.checkpoint, self.movies, self.catalog, self.enriched, self.posters)
-        return (Requirements(inputs=inputs, outputs=(self.output,)),)
+        mistakes = checkpoint.mistakes(self.checkpoint, trained_thresholds)
+        return (Requirements(inputs=inputs, outputs=(self.output,), packages=("captum",), mistakes=mistakes),)
 
 
 def model_settings(card: Card) -> dict[str, Any]:

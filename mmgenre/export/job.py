@@ -29,7 +29,7 @@ from mmgenre.scoring.thresholds import Calibration
 from mmgenre.tables import storage
 from mmgenre.tables.manifest import Manifest, Recipe, read_manifest
 from mmgenre.tables.output import Output
-from mmgenre.tagging.decisions import calibrations
+from mmgenre.tagging.decisions import calibrations, trained_thresholds
 
 README = "README.md"
 ONNX = "model.onnx"
@@ -76,7 +76,13 @@ class ExportConfig(Config):
 
     def requirements(self) -> tuple[Requirements, ...]:
         """See Config."""
-        return (Requirements(inputs=(self.checkpoint, self.report), outputs=(self.output,)),)
+        needs = Requirements(
+            inputs=(self.checkpoint, self.report),
+            outputs=(self.output,),
+            packages=onnx_model.PACKAGES if self.onnx else (),
+            mistakes=checkpoint.mistakes(self.checkpoint, trained_thresholds),
+        )
+        return (needs,)
 
 
 @dataclass(frozen=True)

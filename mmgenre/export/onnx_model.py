@@ -35,7 +35,7 @@ from mmgenre.models.tfidf import Tfidf
 from mmgenre.scoring.thresholds import Calibration
 from mmgenre.tables.schema import PredictStatus
 
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OUTPUTS = ("probabilities", "logits", "predicted")
 _AXES = {0: "movies"}
 _DYNAMIC_AXES = {
@@ -52,7 +52,7 @@ _STATUSES = (PredictStatus.TEXT_AND_POSTER, PredictStatus.TEXT_ONLY, PredictStat
 
 def require_packages() -> None:
     """Raise InputError if a package for ONNX is missing."""
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"onnx=true: needs {', '.join(missing)}: pip install 'mmgenre[export]'; or set onnx=false")
 

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -93,6 +93,22 @@ def load(directory: str) -> tuple[Card, GenreModel]:
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
             raise InputError(f"{directory}: damaged ({one_line(error)[:200]}); train again") from None
     return card, model.eval()
+
+
+def mistakes(directory: str, check: Callable[[Card, str], object]) -> dict[str, str]:
+    """Why a job would refuse an existing checkpoint, by its folder; empty if it would not.
+
+    Args:
+        directory: the checkpoint's folder.
+        check: raises InputError if the job cannot use a checkpoint with this card, from this folder.
+    """
+    if not storage.exists(directory):
+        return {}
+    try:
+        check(read_card(directory), directory)
+    except InputError as error:
+        return {directory: str(error)}
+    return {}
 
 
 def read_card(directory: str) -> Card:

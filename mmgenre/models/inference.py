@@ -144,7 +144,7 @@ def map_batches_options(
 
 def local_device() -> torch.device:
     """The device of this process: its GPU if it was assigned one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if ray_session.may_use_gpu() and torch.cuda.is_available() else "cpu")
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

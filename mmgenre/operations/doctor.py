@@ -51,7 +51,9 @@ def examine(config: Config) -> str:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     with _marker_files(requirements.outputs) as (marker, unwritable):
         outputs = tuple(folder for folder in requirements.outputs if folder not in unwritable)
-        answers = _probe_nodes(nodes, Probe(marker, outputs, requirements.inputs, requirements.hosts))
+        answers = _probe_nodes(
+            nodes, Probe(marker, outputs, requirements.inputs, requirements.hosts, packages=requirements.packages)
+        )
     checks = [*_checks(requirements, nodes, answers, unwritable)]
     print(*checks, sep="\n", flush=True)  # noqa: T201 - the report of this job
     failed = sum(not check.passed for check in checks)
@@ -80,6 +82,12 @@ def _checks(
         yield _check(
             location, errors, "use a location that exists and that every node can read", "exists on every node"
         )
+        if location in requirements.mistakes:
+            yield Check(location, requirements.mistakes[location], passed=False)
+    if requirements.packages:
+        missing = _by_node({node: ", ".join(report.missing_packages) for node, report in reports.items()})
+        found = f"{', '.join(requirements.packages)}, on every node"
+        yield _check("packages", missing and f"missing {missing}", "pip install 'mmgenre[all]' there", found)
     for service, error in requirements.keys.items():
         yield Check("keys", error or f"{service}: set in the driver's environment", error is None)
     for host in requirements.hosts:

@@ -1,17 +1,20 @@
 """What one node of a cluster sees: package versions, storage, hosts, GPUs and its disk."""
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import uuid
 from dataclasses import dataclass
 
+import ray
+
 from mmgenre.errors import InputError, one_line
+from mmgenre.ray_session import session_folder
 from mmgenre.tables import storage
 
 _PACKAGES = ("ray", "torch", "torchvision", "transformers", "pyarrow", "safetensors")
@@ -29,6 +32,7 @@ class Probe:
         inputs: files and folders that must exist.
         hosts: names and ports that must accept connections.
         gpus: number of GPUs that the node offers to Ray; torch must be able to use them.
+        packages: modules that must be installed.
     """
 
     marker: str
@@ -36,6 +40,7 @@ class Probe:
     inputs: tuple[str, ...] = ()
     hosts: tuple[tuple[str, int], ...] = ()
     gpus: int = 0
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class NodeReport:
         output_errors: by folder.
         input_errors: by location.
         host_errors: by name and port.
+        missing_packages: modules that are not installed.
         gpus_offered: number of GPUs that the node offers to Ray.
         gpus_usable: number of GPUs that torch can use; 0, without a look, if none are offered.
         disk_used: used share of the disk that Ray spills objects to.
@@ -57,6 +63,7 @@ class NodeReport:
     output_errors: dict[str, str]
     input_errors: dict[str, str]
     host_errors: dict[tuple[str, int], str]
+    missing_packages: tuple[str, ...]
     gpus_offered: int
     gpus_usable: int
     disk_used: float
@@ -65,7 +72,7 @@ class NodeReport:
 
 def look(probe: Probe) -> NodeReport:
     """Run the probe on the node that this process runs on."""
-    disk = shutil.disk_usage(tempfile.gettempdir())
+    disk = shutil.disk_usage(_spill_folder())
     output_errors = {folder: _output_error(folder, probe.marker) for folder in probe.outputs}
     input_errors = {location: _input_error(location) for location in probe.inputs}
     host_errors = {host: _host_error(*host) for host in probe.hosts}
@@ -74,11 +81,18 @@ def look(probe: Probe) -> NodeReport:
         output_errors={folder: error for folder, error in output_errors.items() if error},
         input_errors={location: error for location, error in input_errors.items() if error},
         host_errors={host: error for host, error in host_errors.items() if error},
+        missing_packages=tuple(name for name in probe.packages if importlib.util.find_spec(name) is None),
         gpus_offered=probe.gpus,
         gpus_usable=_usable_gpus() if probe.gpus else 0,
         disk_used=disk.used / disk.total,
         disk_free=disk.free,
     )
+
+
+def _spill_folder() -> str:
+    """The folder of this node's Ray session, to which Ray spills objects; outside a session, where it would be."""
+    node = ray._private.worker._global_node  # has no public API
+    return str(session_folder() if node is None else node.get_session_dir_path())
 
 
 def versions() -> dict[str, str]:

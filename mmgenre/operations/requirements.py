@@ -54,6 +54,8 @@ class RunRequirements:
         gpus: likewise.
         hosts: names and ports of the servers that it sends requests to.
         keys: by web service, what is wrong with its API key in the environment; None when nothing is.
+        packages: modules of optional dependencies.
+        mistakes: by input, why a stage would refuse it.
     """
 
     inputs: tuple[str, ...]
@@ -62,19 +64,25 @@ class RunRequirements:
     gpus: float
     hosts: tuple[tuple[str, int], ...]
     keys: Mapping[str, str | None]
+    packages: tuple[str, ...]
+    mistakes: Mapping[str, str]
 
 
 def requirements_of(config: Config) -> RunRequirements:
     """The requirements of a run with this config."""
     stages = config.requirements() or (Requirements(),)
     outputs = {location for stage in stages for location in _absolute(stage.outputs)}
+    inputs = {location for stage in stages for location in _external_inputs(stage, stages)}
+    mistakes = {storage.absolute(place): error for stage in stages for place, error in stage.mistakes.items()}
     return RunRequirements(
-        inputs=tuple(sorted({location for stage in stages for location in _external_inputs(stage, stages)})),
+        inputs=tuple(sorted(inputs)),
         outputs=tuple(sorted(folder for folder in outputs if not _is_inside(folder, outputs - {folder}))),
         cpus=max(stage.cpus for stage in stages),
         gpus=max(stage.gpus for stage in stages),
         hosts=tuple(sorted({_host(url) for stage in stages for url in stage.urls})),
         keys={service: error for stage in stages for service, error in stage.keys.items()},
+        packages=tuple(sorted({name for stage in stages for name in stage.packages})),
+        mistakes={place: error for place, error in mistakes.items() if place in inputs},
     )
 
 

@@ -198,7 +198,8 @@ def _is_lost(details: JobDetails) -> bool:
 def _signal(code: int) -> int:
     """The signal behind an exit code in Python's or a shell's convention; 0 if there is none or it was Ctrl-C."""
     number = -code if code < 0 else code - 128
-    return number if number != signal.SIGINT else 0
+    # An exit code such as 255 is a program's own.
+    return number if number in set(signal.Signals) - {signal.SIGINT} else 0
 
 
 def _exit_code(details: JobDetails) -> int:

@@ -65,6 +65,7 @@ class TuneConfig(Config):
             outputs=(self.output,),
             cpus=self.cpus_per_trial,
             gpus=self.gpus_per_trial or 0,
+            packages=(*(("optuna",) if self.searcher == "optuna" else ()), *(("mlflow",) if self.tracking else ())),
         )
         return (needs,)
 

@@ -92,7 +92,8 @@ def _is_complete(finished: Manifest, config: TuneConfig, points: list[Point]) ->
 
 def _data_cache() -> Any:
     """A DataCache actor that uses the CPUs of trials while they wait for it."""
-    num_threads = int(max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))
+    # A head that computes nothing has no CPUs.
+    num_threads = max(1, *(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"]))
     return ray.remote(num_cpus=0, max_restarts=3, max_task_retries=3)(DataCache).remote(num_threads)
 
 

@@ -23,6 +23,8 @@ from mmgenre.tables import storage
 RAY_TUNE = "ray_tune"
 # Bytes for the process of a multi-worker trial, which only waits for its workers.
 _WAITING_MEMORY = 64e6
+# Trials at a time on a cluster that has no node for them yet and does not say how far it may grow.
+_CONCURRENT_ON_NEW_NODES = 4
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # Paths in a preset may be relative to the folder that the search was started in.
@@ -148,7 +150,7 @@ def resources_of(config: TuneConfig) -> dict[str, float]:
 
 
 def _max_concurrent(config: TuneConfig, num_workers: int) -> int:
-    """Number of trials that fit the cluster, so that none waits for resources that another one holds.
+    """Number of trials that fit the cluster once it has grown, so that none waits for what another one holds.
 
     Raises:
         InputError: not even one fits; it would wait forever.
@@ -156,6 +158,11 @@ def _max_concurrent(config: TuneConfig, num_workers: int) -> int:
     resources = resources_of(config)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     processes = sum(int(min(node.get(name, 0) / amount for name, amount in resources.items())) for node in nodes)
+    if (limit := ray_session.autoscaler_limit()) is not None:
+        processes = max(processes, int(min(limit.get(name, 0) / amount for name, amount in resources.items())))
+    elif processes < num_workers and ray_session.may_grow():
+        # Waiting trials are what makes an autoscaler start nodes.
+        processes = num_workers * (config.max_concurrent or _CONCURRENT_ON_NEW_NODES)
     if processes < num_workers:
         per_worker = ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
         raise InputError(

@@ -5,9 +5,10 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from mmgenre.config import Config, Requirements
+from mmgenre.models import checkpoint
 from mmgenre.models.inference import Precision
 from mmgenre.ray_session import Accelerator
-from mmgenre.tagging.decisions import DecisionConfig
+from mmgenre.tagging.decisions import DecisionConfig, trained_thresholds
 
 # Room in a multipart body for everything but the uploaded file.
 _FORM_OVERHEAD_BYTES = 500_000
@@ -63,5 +64,16 @@ class ServingConfig(DecisionConfig):
 
     def requirements(self) -> tuple[Requirements, ...]:
         """See Config."""
-        gpus = self.replicas * (self.accelerator == "gpu")
-        return (Requirements(inputs=(self.checkpoint,), cpus=self.replicas * self.cpus_per_replica, gpus=gpus),)
+        needs = Requirements(
+            inputs=(self.checkpoint,),
+            cpus=self.replicas * self.cpus_per_replica,
+            gpus=self.replicas * (self.accelerator == "gpu"),
+            packages=self.packages,
+            mistakes=checkpoint.mistakes(self.checkpoint, trained_thresholds),
+        )
+        return (needs,)
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The modules of optional dependencies that the service imports."""
+        return ("fastapi", "python_multipart", "uvicorn", *(("captum",) if self.explain else ()))

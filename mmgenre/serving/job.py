@@ -73,8 +73,7 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 def _require_packages(config: ServingConfig) -> None:
     """Raise InputError if optional dependencies are missing."""
-    required = ["fastapi", "python_multipart", "uvicorn", *(["captum"] if config.explain else [])]
-    missing = [name for name in required if importlib.util.find_spec(name) is None]
+    missing = [name for name in config.packages if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"jobs/serve.py needs {', '.join(missing)}; pip install 'mmgenre[serve]'")
 

@@ -142,10 +142,10 @@ def _atomic_stream(location: str) -> Iterator[Any]:
     """A stream to a new file: a local one is renamed into place, object stores publish whole objects only."""
     filesystem, path = resolve(location)
     parent, _, name = path.rpartition("/")
-    filesystem.create_dir(parent or "/", recursive=True)
     is_local = isinstance(filesystem, fs.LocalFileSystem)
     target = f"{parent}/.{name}.{uuid.uuid4().hex}" if is_local else path
     try:
+        filesystem.create_dir(parent or "/", recursive=True)
         # By default, pyarrow compresses files named .gz.
         with filesystem.open_output_stream(target, compression=None) as stream:
             yield stream
@@ -154,6 +154,9 @@ def _atomic_stream(location: str) -> Iterator[Any]:
             _flush_to_disk(target)
             os.replace(target, path)  # noqa: PTH105 - both are plain strings
             _flush_to_disk(parent or "/")
+    except OSError as error:
+        # A full disk or a lost network: Arrow's message does not say where.
+        raise OSError(error.errno, f"{location}: {error.strerror or error}") from error
     finally:
         if is_local:
             Path(target).unlink(missing_ok=True)

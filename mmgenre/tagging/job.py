@@ -65,6 +65,7 @@ class TagConfig(DecisionConfig):
             outputs=(self.output,),
             cpus=actors * self.cpus_per_actor,
             gpus=actors * (self.accelerator == "gpu"),
+            mistakes=checkpoint.mistakes(self.checkpoint, trained_thresholds),
         )
         return (needs,)
 

@@ -23,7 +23,7 @@ from mmgenre.tables.user_files import read_movies
 from mmgenre.tagging.actors import InferenceSettings, compute_units
 from mmgenre.tagging.input import MovieSources
 from mmgenre.topics.embeddings import EmbedPlots, PlotInput, embedding_recipe, stage_plots, text_family
-from mmgenre.topics.model import TopicModel, TopicModelConfig, require_enough, require_packages
+from mmgenre.topics.model import PACKAGES, TopicModel, TopicModelConfig, require_enough, require_packages
 from mmgenre.topics.page import MARKDOWN, PAGE, heat_maps, to_markdown, to_page
 from mmgenre.topics.rows import TOPICS, assign_topics, read_sample, sample_ids, with_names
 from mmgenre.topics.summary import Summary, find_genre_table, summarize, to_csv
@@ -72,6 +72,8 @@ class TopicsConfig(TopicModelConfig):
             outputs=(self.output, self.embeddings),
             cpus=1,
             gpus=self.accelerator == "gpu",
+            packages=PACKAGES,
+            mistakes=checkpoint.mistakes(self.checkpoint, text_family),
         )
         return (needs,)
 

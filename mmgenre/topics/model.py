@@ -17,7 +17,7 @@ from mmgenre.errors import InputError
 from mmgenre.topics.words import PlotTerms, best_words
 
 NO_TOPIC = -1
-_PACKAGES = ("bertopic", "hdbscan", "umap")
+PACKAGES = ("bertopic", "hdbscan", "umap")
 _MIN_PLOTS = 10
 
 
@@ -164,7 +164,7 @@ def _bertopic(config: TopicModelConfig, vocabulary: Sequence[str], num_plots: in
 
 def require_packages() -> None:
     """Raise InputError if the extra is not installed."""
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"jobs/topics.py needs {', '.join(missing)}; pip install 'mmgenre[topics]'")
 

@@ -89,5 +89,6 @@ class TrainConfig(FitConfig):
             outputs=(self.output, features),
             cpus=self.min_workers * (self.cpus_per_worker or 1),
             gpus=self.min_workers * (self.accelerator == "gpu"),
+            packages=("mlflow",) if self.tracking else (),
         )
         return (needs,)

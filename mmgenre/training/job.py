@@ -149,8 +149,10 @@ def _fit_by_gradient(
 
 def _run_workers(config: TrainConfig, arguments: WorkerArguments) -> tuple[ray.train.Checkpoint, TrainingProgress]:
     """Train on Ray Train workers; returns the best epoch's checkpoint, and the progress of all epochs."""
-    cpus = config.cpus_per_worker or ray_session.cpus_per_worker(config.min_workers, config.max_workers)
     use_gpu = ray_session.use_gpu(config.accelerator)
+    cpus = config.cpus_per_worker or ray_session.cpus_per_worker(
+        config.min_workers, config.max_workers, with_gpu=use_gpu
+    )
     filesystem, path = storage.resolve(config.output)
     trainer = TorchTrainer(
         train_loop_per_worker,

@@ -4,6 +4,7 @@ import ipaddress
 import os
 from dataclasses import replace
 
+import numpy as np
 import psutil
 import pytest
 from clusters import free_port, head
@@ -14,17 +15,21 @@ from mmgenre.config import parse_any_job
 from mmgenre.errors import InputError
 from mmgenre.evaluation.compare import CompareConfig
 from mmgenre.evaluation.job import EvaluateConfig
+from mmgenre.explain.config import ExplainTableConfig
 from mmgenre.export.job import ExportConfig
+from mmgenre.labels import GENRES
+from mmgenre.models.checkpoint import Card, save
+from mmgenre.models.movies import Movies
+from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.operations import node_probe
 from mmgenre.operations.doctor import check_output, check_versions, examine
 from mmgenre.operations.node_probe import Probe
 from mmgenre.operations.requirements import JOBS, requirements_of
 from mmgenre.report.job import ReportConfig
-from mmgenre.search.config import TuneConfig
+from mmgenre.scoring.thresholds import fit_thresholds
 from mmgenre.serving.job import ServingConfig
 from mmgenre.tagging.job import TagConfig
 from mmgenre.topics.job import TopicsConfig
-from mmgenre.training.config import TrainConfig
 
 
 @pytest.fixture
@@ -36,7 +41,7 @@ def examined(local_ray, monkeypatch, capsys):
 
     def examined(*arguments):
         try:
-            result = examine(parse_any_job(JOBS, [f"configs/{arguments[0]}", *arguments[1:]]))
+            result = examine(parse_any_job(JOBS, [job_of(arguments[0]), f"configs/{arguments[0]}", *arguments[1:]]))
             passed = result.endswith("checks passed")
         except InputError:
             passed = False
@@ -47,10 +52,17 @@ def examined(local_ray, monkeypatch, capsys):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A folder in place of a model: doctor only checks that it exists."""
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
+    """A small trained model that counts words."""
+    config, folder = TfidfConfig(), tmp_path / "checkpoint"
+    labels = np.tile(np.eye(len(GENRES), dtype=np.float32), (4, 1))
+    model = config.fit(Movies.of_plots([f"word{number % 9} again" for number in range(len(labels))]), labels)
+    save(model, Card(model=config, thresholds=fit_thresholds(np.full_like(labels, 0.5), labels)), str(folder))
     return folder
+
+
+def job_of(config):
+    """The job whose folder holds a shipped config."""
+    return config.partition("/")[0]
 
 
 def failures(lines):
@@ -109,6 +121,31 @@ def test_a_failed_check_says_how_to_fix_it(examined, generated_movies, tmp_path)
     assert files_below(tmp_path) == [tmp_path / "file"]
 
 
+def test_a_checkpoint_that_the_job_cannot_use_is_found(examined, generated_movies, checkpoint, tmp_path):
+    topics = ["topics/default.yaml", f"checkpoint={checkpoint}", f"movies={generated_movies}"]
+
+    lines, passed = examined(*topics, f"output={tmp_path / 'out'}")
+
+    assert not passed
+    (line,) = failures(lines)
+    assert line.startswith(
+        f"FAIL {checkpoint}: {checkpoint}: topics need embeddings of plots, but this tfidf model counts"
+    )
+    assert [found for found in lines if found.startswith("ok   packages: bertopic, hdbscan, umap, on every node")]
+
+
+def test_a_missing_package_is_found(examined, generated_movies, checkpoint, tmp_path, monkeypatch):
+    # The config is read here, the package is looked up on the nodes.
+    monkeypatch.setattr("mmgenre.topics.job.PACKAGES", ("bertopic", "a_package_that_nobody_has"))
+    topics = ["topics/default.yaml", f"checkpoint={checkpoint}", f"movies={generated_movies}"]
+
+    lines, _ = examined(*topics, f"output={tmp_path / 'out'}")
+
+    (line,) = [line for line in failures(lines) if line.startswith("FAIL packages")]
+    assert "missing on " in line
+    assert line.endswith(": a_package_that_nobody_has; pip install 'mmgenre[all]' there")
+
+
 def test_a_missing_key_and_an_unreachable_host_are_found(examined, generated_movies, tmp_path):
     port = free_port()
     address = f"provider.base_url=http://127.0.0.1:{port}"
@@ -125,7 +162,7 @@ def test_a_missing_key_and_an_unreachable_host_are_found(examined, generated_mov
 
 
 def test_the_job_exits_with_1_if_a_check_fails(local_ray, tmp_path):
-    arguments = ["configs/train/tfidf.yaml", f"dataset={tmp_path / 'nowhere'}", f"output={tmp_path / 'out'}"]
+    arguments = ["train", "configs/train/tfidf.yaml", f"dataset={tmp_path / 'nowhere'}", f"output={tmp_path / 'out'}"]
 
     result = run_job("doctor.py", *arguments)
 
@@ -179,7 +216,7 @@ def test_an_output_folder_that_nodes_do_not_share_is_found(tmp_path):
 
 
 def parsed(*arguments):
-    return parse_any_job(JOBS, [str(ROOT / "configs" / arguments[0]), *arguments[1:]])
+    return parse_any_job(JOBS, [job_of(arguments[0]), str(ROOT / "configs" / arguments[0]), *arguments[1:]])
 
 
 def test_inputs_that_another_stage_creates_need_not_exist():
@@ -272,16 +309,13 @@ def test_the_folder_of_a_config_says_its_job(config_type, arguments):
     assert type(parsed(*arguments)) is config_type
 
 
-def test_elsewhere_the_fields_or_the_option_say_the_job(tmp_path):
-    def parse(text, *arguments):
-        (tmp_path / "mine.yaml").write_text(text)
-        return parse_any_job(JOBS, [str(tmp_path / "mine.yaml"), *arguments])
+def test_the_job_is_named_and_an_unknown_one_is_refused(tmp_path, capsys):
+    config = tmp_path / "mine.yaml"
+    config.write_text("checkpoint: /model\nmovies: /in\noutput: /out\n")
 
-    assert type(parse("dataset: /in\noutput: /out\n", "model.family=tfidf")) is TrainConfig
-    space = "space={model.c: {kind: uniform, low: 0, high: 1}}"
-    assert type(parse("dataset: /in\noutput: /out\n", "preset=train.yaml", space)) is TuneConfig
-    fits_several = "checkpoint: /model\nmovies: /in\noutput: /out\n"
-    with pytest.raises(InputError, match=r"mine\.yaml: could be for explain or tag or topics; add --job=NAME"):
-        parse(fits_several)
-    assert type(parse(fits_several, "--job=tag", "columns=[title]")) is TagConfig
-    assert type(parse(fits_several, "columns=[title]", "--job", "tag")) is TagConfig
+    # The fields alone would fit all of them.
+    for job, config_type in {"explain": ExplainTableConfig, "tag": TagConfig, "topics": TopicsConfig}.items():
+        assert type(parse_any_job(JOBS, [job, str(config)])) is config_type
+    with pytest.raises(SystemExit):
+        parse_any_job(JOBS, ["label", str(config)])
+    assert "invalid choice: 'label' (choose from" in capsys.readouterr().err

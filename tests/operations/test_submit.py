@@ -135,14 +135,15 @@ def test_a_users_process_prints_the_jobs_output_and_sends_the_token_without_bein
     assert "INFO" not in err
 
 
-def test_a_failed_jobs_exit_code_is_returned_and_it_is_not_retried(submitted, tmp_path):
+@pytest.mark.parametrize("exit_code", [3, 255])
+def test_a_failed_jobs_exit_code_is_returned_and_it_is_not_retried(submitted, tmp_path, exit_code):
     runs = tmp_path / "runs"
 
-    code, out, err = submitted("-c", ONCE, runs, "print('a mistake'); sys.exit(3)")
+    code, out, err = submitted("-c", ONCE, runs, f"print('a mistake'); sys.exit({exit_code})")
 
-    assert code == 3
+    assert code == exit_code
     assert "a mistake" in out.splitlines()
-    assert "failed: exit code 3" in err.splitlines()[-1]
+    assert f"failed: exit code {exit_code}" in err.splitlines()[-1]
     assert lines(runs) == ["began"]
 
 
@@ -288,7 +289,8 @@ def test_an_upload_contains_the_projects_code_and_configs_and_nothing_large(subm
 
 def test_a_submitted_doctor_passes_and_does_not_print_the_token(submitted, tmp_path):
     dump = dumps.write(tmp_path / "title.basics.tsv", [dumps.row()])
-    job = ["jobs/doctor.py", "configs/catalog/default.yaml", f"input={dump}", f"output={tmp_path / 'catalog'}"]
+    arguments = ["configs/catalog/default.yaml", f"input={dump}", f"output={tmp_path / 'catalog'}"]
+    job = ["jobs/doctor.py", "catalog", *arguments]
 
     code, out, err = submitted(*job, working_dir=".")
 

@@ -1,5 +1,6 @@
 """Files by path or URI are written whole or not at all."""
 
+import errno
 import os
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -103,3 +104,16 @@ def test_a_fingerprint_identifies_the_content(tmp_path):
     first, same, other = (storage.fingerprint(str(tmp_path / name)) for name in "abc")
 
     assert first == same != other
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+
+    with pytest.raises(OSError, match=rf"{tmp_path}/a\.txt: No space left on device") as error:
+        storage.write_bytes(str(tmp_path / "a.txt"), b"a")
+
+    assert error.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
