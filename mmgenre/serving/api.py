@@ -13,6 +13,7 @@ from mmgenre.labels import GENRES
 from mmgenre.serving import csv_tables
 from mmgenre.serving.forms import FORM, JSON, media_type, parse_table_form
 from mmgenre.serving.middleware import App, RequestGuard
+from mmgenre.serving.origins import OriginGuard
 from mmgenre.serving.page import render_page
 from mmgenre.serving.request_error import RequestError, error_body, quoted
 from mmgenre.serving.request_models import MovieRequest, RequestModels
@@ -76,7 +77,7 @@ def build(service: Service) -> App:
     _add_predict(api, service, requests)
     _add_explain(api, service, requests)
     _add_tag(api, service)
-    return RequestGuard(api, service.config.limits.body_bytes)
+    return RequestGuard(OriginGuard(api, service.config.allowed_hosts), service.config.limits.body_bytes)
 
 
 def _add_page_and_status(api: FastAPI, service: Service) -> None:

@@ -22,6 +22,7 @@ class Limits(Config):
     poster_pixels: int = Field(25_000_000, gt=0, description="width times height; larger posters are not decoded")
     batch_movies: int = Field(64, ge=1, description="movies in one JSON request")
     table_rows: int = Field(1000, ge=1, description="rows in a CSV file")
+    table_columns: int = Field(500, ge=1, description="columns in a CSV file")
     table_bytes: int = Field(5_000_000, gt=0, description="bytes in a CSV file")
     body_bytes: int = Field(8_000_000, gt=0, description="bytes in any request body; base64 makes a poster 1/3 larger")
 
@@ -57,6 +58,9 @@ class ServingConfig(DecisionConfig):
     )
     limits: Limits = Limits()
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback, it is open to the network")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="names by which clients may call the service, beside IP addresses, localhost and this machine's"
+    )
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: any free port")
     cpus_per_replica: int = Field(1, ge=1, description="CPUs and torch threads per replica")
     accelerator: Accelerator = Field("auto", description="auto: one GPU per replica if the cluster has any")

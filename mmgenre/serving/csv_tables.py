@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -80,6 +81,9 @@ def read(content: bytes, limits: Limits) -> CsvTable:
         raise RequestError(422, "table: contains NUL characters, as binary files do; save it as CSV in UTF-8")
     has_bom, text = text.startswith(_BOM), text.removeprefix(_BOM)
     delimiter, header = _header(text)
+    if len(header) > limits.table_columns:
+        most = f"{limits.table_columns:,}"
+        raise RequestError(413, f"table: {len(header):,} columns; expected at most {most}: {_USE_JOB}")
     return CsvTable(header, _rows(text, delimiter, header, limits), delimiter, has_bom)
 
 
@@ -100,7 +104,7 @@ def _header(text: str) -> tuple[str, list[str]]:
                 break
     else:
         raise _missing_plot_error(_first_line(text, _DELIMITERS[0]))
-    duplicate = next((name for name in header if header.count(name) > 1), None)
+    duplicate = next((name for name, count in Counter(header).items() if count > 1), None)
     if duplicate is not None:
         raise RequestError(422, f"table: more than one column {quoted(duplicate)}; keep one of each name")
     return delimiter, header

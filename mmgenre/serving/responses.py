@@ -1,6 +1,7 @@
 """Response bodies of the service, and how predictions become them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,20 @@ class ResponseBuilder:
 def ranked_genres(prediction: Prediction) -> list[str]:
     """All genres, most probable first."""
     return [GENRES[column] for column in np.argsort(-prediction.probabilities, kind="stable").tolist()]
+
+
+def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without what tells clients about the machine: of a path or an address, only the last part stays."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: clean(inner) for name, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [clean(inner) for inner in value]
+        is_path = isinstance(value, str) and ("://" in value or "\\" in value or value.startswith(("/", "~", ".")))
+        return PurePosixPath(value.replace("\\", "/")).name if is_path else value
+
+    return {name: clean(value) for name, value in settings.items()}
 
 
 def failed_prediction(detail: str) -> Prediction:

@@ -29,6 +29,7 @@ from mmgenre.serving.responses import (
     TaggedMovie,
     failed_prediction,
     ranked_genres,
+    without_paths,
 )
 
 _NUM_EXPLAINED = 3
@@ -95,7 +96,7 @@ class Service:
             temperature=card.temperature,
             scores=card.scores,
             version=card.version,
-            training=card.training,
+            training=without_paths(card.training),
             fingerprint=card.weights_sha256,
             limits=self.config.limits.model_dump(),
         )

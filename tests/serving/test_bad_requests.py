@@ -126,6 +126,12 @@ BAD_REQUESTS = {
         422,
         "more than one column 'plot'",
     ),
+    "a table with 700,001 columns": (
+        "/tag",
+        *form({"table": ("plot," + ",".join(f"c{number}" for number in range(700_000)) + "\n").encode()[:4_900_000]}),
+        413,
+        "columns; expected at most 500: use jobs/tag.py",
+    ),
     "a long table": ("/tag", *form({"table": TABLE.encode()}), 413, "use jobs/tag.py"),
     "a large table": ("/tag", *form({"table": b"plot\n" + b"x" * 5_000_000}), 413, "use jobs/tag.py"),
 }

@@ -207,7 +207,8 @@ def test_a_chunked_body_over_the_limit_gets_a_413(server):
     """It has no Content-Length, so the limit applies to the bytes received."""
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(
-            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
         )
         chunk = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
         for _ in range(12):
@@ -217,7 +218,8 @@ def test_a_chunked_body_over_the_limit_gets_a_413(server):
 
 
 def test_slow_and_disconnecting_clients_do_not_block_others(server, client):
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: 1000000\r\n\r\n"
     slow = []
     for number in range(60):
         connection = socket.create_connection(("127.0.0.1", server.port))

@@ -23,6 +23,7 @@ from mmgenre.serving.config import Limits
 from mmgenre.serving.poster_uploads import normalized_poster
 from mmgenre.serving.replicas import MovieToTag, Prediction, tag
 from mmgenre.serving.request_error import RequestError
+from mmgenre.serving.responses import without_paths
 from mmgenre.tagging.actors import Tagger
 
 JSON = "application/json"
@@ -115,7 +116,7 @@ def test_a_connection_without_request_headers_times_out(in_process, monkeypatch)
 def test_a_connection_that_sends_only_blank_lines_after_its_response_times_out(in_process, monkeypatch):
     monkeypatch.setattr(http_server, "_HEAD_TIMEOUT_S", 0.3)
     with socket.create_connection(("127.0.0.1", in_process(predict_half).connection.port), timeout=10) as connection:
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(1000).endswith(b'{"status":"ok"}')
         connection.sendall(b"\r\n")
 
@@ -125,9 +126,8 @@ def test_a_connection_that_sends_only_blank_lines_after_its_response_times_out(i
 @pytest.mark.parametrize("is_split", [False, True])
 def test_a_request_to_upgrade_the_protocol_is_answered_in_http_1_1(in_process, is_split):
     upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB"
-    head = (
-        f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: 13\r\n{upgrade}\r\n\r\n".encode()
-    )
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {JSON}\r\nContent-Length: 13\r\n".encode()
+    head += f"{upgrade}\r\n\r\n".encode()
     with socket.create_connection(("127.0.0.1", in_process(predict_half).connection.port), timeout=10) as connection:
         for _ in range(2):
             for part in (head, b'{"plot": "x"}') if is_split else (head + b'{"plot": "x"}',):
@@ -142,7 +142,7 @@ def test_a_request_to_upgrade_the_protocol_is_answered_in_http_1_1(in_process, i
 def send_headers(client, num_bytes):
     """A connection on which the headers of a request with a body of num_bytes have been sent."""
     connection = socket.create_connection(("127.0.0.1", client.connection.port), timeout=10)
-    head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json"
+    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
     connection.sendall(f"{head}\r\nContent-Length: {num_bytes}\r\n\r\n".encode())
     return connection
 
@@ -155,9 +155,69 @@ def test_a_connection_stays_usable_when_the_rest_of_a_rejected_body_arrives_afte
         connection.settimeout(1)
         with pytest.raises(TimeoutError):
             connection.recv(1)
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
         assert connection.recv(12) == b"HTTP/1.1 200"
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected_status", "expected_text"),
+    [
+        ({"Host": "evil.example"}, 421, "Host: 'evil.example'; expected an IP address, localhost or one of"),
+        ({"Host": "evil.example:8000"}, 421, "Host: 'evil.example:8000'"),
+        ({"Host": "localhost.evil.example"}, 421, "Host: "),
+        (
+            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"},
+            403,
+            "Sec-Fetch-Site: cross-site; call the service",
+        ),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 403, "Sec-Fetch-Site: cross-site"),
+    ],
+)
+def test_another_sites_page_cannot_use_the_service(in_process, headers, expected_status, expected_text):
+    client = in_process(predict_half)
+
+    status, _, body = client.request("POST", "/predict", b'{"plot": "x"}', JSON, **headers)
+
+    assert (status, json.loads(body)["error"].startswith(expected_text)) == (expected_status, True)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "LOCALHOST:1"},
+        {"Host": "192.168.1.7:8000"},
+        {"Host": "[::1]:8000"},
+        {"Host": "movies.example"},
+        {"Sec-Fetch-Site": "same-origin"},
+        {"Sec-Fetch-Site": "none"},
+    ],
+)
+def test_the_services_own_page_and_its_allowed_names_can(in_process, headers):
+    client = in_process(predict_half, allowed_hosts=("movies.example",))
+
+    assert client.request("POST", "/predict", b'{"plot": "x"}', JSON, **headers)[0] == 200
+    # A link on another site leads to the page.
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert client.request("GET", "/", **link)[0] == 200
+
+
+def test_the_model_is_shown_without_paths_of_the_machine():
+    settings = {
+        "init": "/home/me/runs/first",
+        "store": "s3://bucket/secret/place",
+        "towers": [{"weights": "~/weights", "name": "google/electra-small-discriminator"}],
+        "windows": "C:\\me\\runs",
+        "epochs": 3,
+    }
+
+    assert without_paths(settings) == {
+        "init": "first",
+        "store": "place",
+        "towers": [{"weights": "weights", "name": "google/electra-small-discriminator"}],
+        "windows": "runs",
+        "epochs": 3,
+    }
 
 
 def test_a_stalled_body_gets_a_408(in_process, monkeypatch):
