@@ -19,13 +19,14 @@ serve: .venv/.installed
 	test -f runs/demo/tiny/checkpoint/checkpoint.json || $(MAKE) demo
 	$(BIN)/python jobs/serve.py configs/serve/default.yaml checkpoint=runs/demo/tiny/checkpoint
 
-# Tests that need neither Ray nor another process.
+# Tests that need neither Ray nor another process, without the slow ones.
 quick: .venv/.installed
-	MMGENRE_DATA=$(DATA) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not process"
+	MMGENRE_DATA=$(DATA) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not process and not slow"
 
-# The quick tests in parallel, then one after the other those that start Ray and other processes: side by side on few
-# cores, their time limits would measure the load.
-test: quick
+# All tests: in parallel, then one after the other those that start Ray and other processes: side by side on few cores,
+# their time limits would measure the load.
+test: .venv/.installed
+	MMGENRE_DATA=$(DATA) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not process"
 	MMGENRE_DATA=$(DATA) $(BIN)/python -m pytest -m process
 
 check: .venv/.installed

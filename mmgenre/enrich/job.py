@@ -43,7 +43,9 @@ class EnrichConfig(Config):
     output: str = Field(description="folder of the ENRICHED table; its rows are a cache and are not fetched again")
     overwrite: bool = Field(False, description="replace an output that was made with other settings")
     provider: ProviderConfig = TmdbConfig()
-    fallback: WebServiceConfig | None = Field(None, description="second web service, fills in what the first one lacks")
+    fallback: WebServiceConfig | None = Field(
+        None, description="second web service, for what the first one does not have"
+    )
     requests_per_second: float = Field(40, gt=0, description="limit per web service, shared by all actors and jobs")
     max_age_days: float | None = Field(
         180, ge=0, le=36_500, description="fetch titles again that were fetched longer ago; null: never"

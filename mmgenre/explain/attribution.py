@@ -24,7 +24,8 @@ class ScoredWord:
     Args:
         start: index of its first character in Attribution.text.
         end: index after its last character.
-        scores: by genre; above 0 it speaks for the genre, below 0 against. The largest absolute score of a text is 1.
+        scores: by genre; a positive score supports the genre, a negative one opposes it. The largest absolute score of
+            a text is 1.
     """
 
     start: int

@@ -37,7 +37,7 @@ def heat_maps(part: PosterModel, pixels: torch.Tensor, logits: Logits, columns: 
 
     Returns:
         Shape (G, h, w), float32, at the resolution of the last convolution or of the patches. The maximum of each map
-        is 1; a map is all 0 if nothing speaks for the genre.
+        is 1; a map is all 0 if nothing supports the genre.
     """
     with torch.no_grad():
         values = part.preprocessing(pixels)

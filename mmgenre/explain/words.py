@@ -75,7 +75,7 @@ class WordAttributions:
 
 
 def attribute_words(part: GenreModel, text_input: TextInput) -> WordAttributions:
-    """Compute how much each word of one text speaks for or against some genres.
+    """Compute how much each word of a text contributes to some genres' scores.
 
     TF-IDF terms are split evenly among their words; without a genre graph the scores are exact. For token models, the
     baseline is the same text with a padding token per word; special tokens stay, so that they get no score. Subwords

@@ -35,7 +35,7 @@ _ROWS_PER_BATCH, _IMAGES_PER_BATCH = 10_000, 500
 
 @dataclass(frozen=True)
 class MovieSources:
-    """The movies' table or file, and side tables with columns that it lacks.
+    """The movies' table or file, and side tables with the missing columns.
 
     Args:
         movies: folder of a table, or a user's file.

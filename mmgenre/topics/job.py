@@ -47,8 +47,8 @@ class TopicsConfig(TopicModelConfig):
         description="MOVIES, CATALOG or ENRICHED folder, or a CSV, TSV or Parquet file with imdb_id and plot"
     )
     split: SplitName = Field("all", description="split of a MOVIES table to use")
-    catalog: str | None = Field(None, description="CATALOG folder, for titles and genres that `movies` lacks")
-    enriched: str | None = Field(None, description="ENRICHED folder, for plots that `movies` lacks")
+    catalog: str | None = Field(None, description="CATALOG folder, for titles and genres that are missing in `movies`")
+    enriched: str | None = Field(None, description="ENRICHED folder, for plots that are missing in `movies`")
     genres: str | None = Field(
         None, description="MOVIES, CATALOG or PREDICTIONS folder with the genres; null: `movies`, else `catalog`"
     )

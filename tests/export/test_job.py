@@ -37,6 +37,7 @@ from mmgenre.scoring.thresholds import Calibration, Thresholds, probabilities
 from mmgenre.tables.schema import PREDICTIONS, per_genre
 from mmgenre.tagging.decisions import DecisionConfig, Decisions, calibrations
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 load = functools.cache(checkpoint.load)
 NUM = 13

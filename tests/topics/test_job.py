@@ -21,6 +21,8 @@ from mmgenre.topics.job import TopicsConfig, describe, topics
 from mmgenre.topics.model import NO_TOPIC, TopicModel, TopicModelConfig
 from mmgenre.topics.rows import TOPICS
 
+# The first fit compiles UMAP.
+pytestmark = pytest.mark.slow
 # The words of each kind of movie; the kind is its only genre.
 WORDS = {
     "Horror": ["vampire", "coffin", "blood", "castle", "bat", "crypt", "fang"],
