@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+import object_store
 import pytest
 
 from mmgenre.errors import InputError
@@ -64,6 +65,25 @@ def test_the_lease_of_a_killed_run_is_taken_over_at_once(tmp_path, other_run):
 
     assert time.monotonic() - start < 5
     assert claims_in(str(tmp_path)) == []
+
+
+@pytest.mark.process
+def test_one_run_at_a_time_writes_to_a_bucket(monkeypatch, fast, elsewhere):
+    location = f"s3://{object_store.BUCKET}/tags"
+    with object_store.serving() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        storage._object_store.cache_clear()
+        held = Lease.acquire(location, "tag")
+        elsewhere()
+        with pytest.raises(OutputInUseError, match=r"s3://bucket/tags: another run writes this output"):
+            Lease.acquire(location, "tag")
+        monkeypatch.setattr(held, "_check_storage", lambda: time.sleep(60))
+
+        Lease.acquire(location, "tag").release()
+
+        assert claims_in(location) == []
+    storage._object_store.cache_clear()
 
 
 def test_a_live_run_on_another_machine_is_known_by_its_renewals(tmp_path, fast, elsewhere):
