@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import ray.data
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from mmgenre.enrich.http import ServiceUnavailable
 from mmgenre.errors import InputError
@@ -30,6 +32,8 @@ _BYTES_PER_PART = 32 * 2**20
 # Movies that an actor works on at a time, from the first request until their rows are on disk.
 _MOVIES_IN_FLIGHT = 1_000
 _MAX_CRASHES = 3
+# How long a part that cannot be written is tried again.
+_DISK_OUTAGE_S, _DISK_WAIT = 300.0, wait_exponential_jitter(initial=0.5, max=20)
 
 # What a stage tells the driver about a batch: rows written by status, movies left out and why, requests sent.
 _BATCH_RESULT = pa.schema(
@@ -37,6 +41,7 @@ _BATCH_RESULT = pa.schema(
         ("statuses", pa.map_(pa.string(), pa.int64())),
         ("num_postponed", pa.int64()),
         ("stop_reason", pa.string()),
+        ("notices", pa.list_(pa.string())),
         ("num_requests", pa.int64()),
     ]
 )
@@ -48,6 +53,10 @@ class RowFetcher(Protocol):
     @property
     def num_requests(self) -> int:
         """Requests sent so far."""
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know about rows that were not fetched as asked."""
 
     async def fetch(self, movie: dict[str, Any]) -> dict[str, Any]:
         """The movie's row.
@@ -72,14 +81,14 @@ class FetchPool:
     cpus: float
 
 
-def fetch_rows(movies: pa.Table, pool: FetchPool, table: CacheTable, progress: Progress) -> None:
-    """Fetch a row for every movie and add it to the table.
+def fetch_rows(movies: pa.Table, pool: FetchPool, table: CacheTable, progress: Progress) -> tuple[str, ...]:
+    """Fetch a row for every movie and add it to the table; returns the fetchers' notices.
 
     Raises:
         InputError: the service became unavailable before the last movie; the fetched rows are written.
     """
     if not len(movies):
-        return
+        return ()
     batch_size = max(_MOVIES_PER_BATCH, -(-len(movies) // _MAX_BATCHES))
     batches = [movies.slice(start, batch_size) for start in range(0, len(movies), batch_size)]
     results = ray.data.from_arrow(batches).map_batches(
@@ -93,8 +102,9 @@ def fetch_rows(movies: pa.Table, pool: FetchPool, table: CacheTable, progress: P
         max_task_retries=_MAX_CRASHES,
         max_restarts=_MAX_CRASHES * pool.actors,
     )
-    num_postponed, reason = 0, ""
+    num_postponed, reason, notices = 0, "", dict[str, None]()
     for result in _rows(results):
+        notices |= dict.fromkeys(result["notices"])
         progress.add(dict(result["statuses"]), result["num_requests"])
         num_postponed += result["num_postponed"]
         reason = reason or result["stop_reason"]
@@ -103,6 +113,7 @@ def fetch_rows(movies: pa.Table, pool: FetchPool, table: CacheTable, progress: P
             f"{reason}; {len(movies) - num_postponed:,} of {len(movies):,} rows are written, run the same command "
             "again to resume"
         )
+    return tuple(notices)
 
 
 def _rows(results: "ray.data.Dataset") -> Iterator[dict[str, Any]]:
@@ -141,6 +152,7 @@ class FetchRows:
             "statuses": list(statuses.items()),
             "num_postponed": num_postponed,
             "stop_reason": self._stop_reason,
+            "notices": list(self._fetcher.notices),
             "num_requests": self._num_reported - before,
         }
         return pa.Table.from_pylist([result], _BATCH_RESULT)
@@ -188,7 +200,13 @@ class PartWriter:
             await asyncio.wait_for(part.full.wait(), _FLUSH_EVERY_S)
         self._pending = None
         table = pa.Table.from_pylist(part.rows, self._schema)
-        await asyncio.to_thread(write_part, table, self._directory, self._schema, self._after)
+        write = functools.partial(write_part, table, self._directory, self._schema, self._after)
+        # A shared disk or a bucket that fails for a moment must not end a night's run.
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(OSError), stop=stop_after_delay(_DISK_OUTAGE_S), wait=_DISK_WAIT, reraise=True
+        ):
+            with attempt:
+                await asyncio.to_thread(write)
 
 
 @dataclass

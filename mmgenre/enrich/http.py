@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import aiohttp
 from aiohttp.abc import AbstractResolver
 from pydantic import Field
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+from tenacity import AsyncRetrying, retry_if_exception_type, retry_if_not_exception_type, stop_after_attempt
 from tenacity.wait import wait_exponential_jitter
 from yarl import URL
 
@@ -21,8 +21,10 @@ from mmgenre.enrich.hosts import PrivateAddress
 
 T = TypeVar("T")
 
-# Consecutive failures after which a service counts as down.
-_MAX_FAILURES = 200
+# Consecutive failures after which a service counts as down, and seconds until an item is then tried again.
+_MAX_FAILURES, _OUTAGE_WAIT_S = 200, 10.0
+# A request that is refused with 429 so often, although others are served meanwhile, is given up.
+_MAX_REFUSALS = 20
 
 
 class HttpConfig(Config):
@@ -32,6 +34,7 @@ class HttpConfig(Config):
     attempts: int = Field(5, ge=1, description="attempts per item before it counts as unreachable")
     max_wait_s: float = Field(30, gt=0, description="longest wait between two attempts, in seconds")
     max_pause_s: float = Field(900, gt=0, description="stop the job when a service answers 429 for longer, in seconds")
+    max_outage_s: float = Field(900, ge=0, description="stop the job when a service is down for longer, in seconds")
     in_flight: int = Field(100, ge=1, description="concurrent requests per actor and service")
 
 
@@ -73,11 +76,23 @@ class ResponseTooLarge(RetryableError):  # noqa: N818 - named like the row statu
     """A response body is longer than the caller accepts."""
 
 
+class Refused(RetryableError):  # noqa: N818 - see above
+    """The server answers this one request with 429 again and again; it counts as its last attempt."""
+
+
 class ServiceUnavailable(Exception):  # noqa: N818 - the job stops here and can resume later
     """No request to the service can succeed for now: key refused, quota used up, service down.
 
     The text tells the user what to do.
     """
+
+
+class QuotaUsedUp(ServiceUnavailable):
+    """The service serves no more titles today; another service can go on."""
+
+
+class ServiceDown(ServiceUnavailable):
+    """The service has not responded for a long time; another service can go on."""
 
 
 class HttpClient:
@@ -96,6 +111,7 @@ class HttpClient:
         self._resolver = resolver
         self._slots = asyncio.Semaphore(config.in_flight)
         self._throttled_since: float | None = None
+        self._num_served = 0
         self._session: aiohttp.ClientSession | None = None
 
     async def get(self, request: Request, read: Callable[[aiohttp.ClientResponse], Awaitable[T]]) -> T:
@@ -104,20 +120,23 @@ class HttpClient:
         `read` receives responses of every status but 429; after a 429 the client pauses and sends the request again.
 
         Raises:
-            RetryableError: no response, or an incomplete one.
+            RetryableError: no response, an incomplete one, or 429 for this request alone.
             PrivateAddress: the resolver refused the host's addresses.
             ServiceUnavailable: the server has answered 429 for too long.
         """
+        refusals = 0
         while True:
             async with self._slots:
                 await self._pacer.wait()
                 self.num_requests += 1
+                num_served = self._num_served
                 try:
                     async with self._open_session().get(
                         request.url, params=request.params, headers=request.headers, allow_redirects=False
                     ) as response:
                         if response.status != 429:
                             self._throttled_since = None
+                            self._num_served += 1
                             return await read(response)
                         retry_after = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
                 except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
@@ -126,6 +145,10 @@ class HttpClient:
                     # Only the error's type: its text may contain the URL, and the URL the key.
                     raise RetryableError(type(error).__name__) from error
             await self._pause(request, retry_after)
+            # A limit that holds for all requests is waited for instead.
+            refusals += self._num_served > num_served
+            if refusals == _MAX_REFUSALS:
+                raise Refused("HTTP 429")
 
     async def close(self) -> None:
         """Close the connections."""
@@ -161,31 +184,39 @@ class HttpClient:
 
 
 class CircuitBreaker:
-    """Stops the job when a service is down, instead of failing every remaining item.
+    """Waits while a service is down, and stops the job in the end, instead of failing every remaining item.
 
     Args:
         service: name for the error message.
+        max_outage_s: seconds to wait for the service.
     """
 
-    def __init__(self, service: str):
-        self._service = service
-        self._failures = 0
+    def __init__(self, service: str, max_outage_s: float):
+        self._service, self._max_outage_s = service, max_outage_s
+        self._failures, self._since = 0, 0.0
 
     def record_success(self) -> None:
         """The service responded."""
         self._failures = 0
 
-    def record_failure(self, reason: str) -> None:
-        """An item failed on its last attempt.
+    async def may_retry(self, reason: str) -> bool:
+        """Count an item that failed on its last attempt; True, after a wait, if it was the service and not the item.
 
         Raises:
-            ServiceUnavailable: too many consecutive failures.
+            ServiceDown: the service has been down for too long.
         """
+        now = time.monotonic()
+        self._since = self._since if self._failures else now
         self._failures += 1
-        if self._failures >= _MAX_FAILURES:
-            raise ServiceUnavailable(
-                f"{self._service}: {self._failures} consecutive requests failed ({reason}); resume later"
+        if self._failures < _MAX_FAILURES:
+            return False
+        if now - self._since >= self._max_outage_s:
+            raise ServiceDown(
+                f"{self._service}: {self._failures} consecutive requests failed in {now - self._since:,.0f} s "
+                f"({reason}); resume later"
             )
+        await asyncio.sleep(min(_OUTAGE_WAIT_S, self._max_outage_s))
+        return True
 
 
 async def with_retries(config: HttpConfig, attempt: Callable[..., Awaitable[T]], *arguments: Any) -> T:
@@ -195,7 +226,7 @@ async def with_retries(config: HttpConfig, attempt: Callable[..., Awaitable[T]],
         RetryableError: the last of `config.attempts` failed too.
     """
     retrying = AsyncRetrying(
-        retry=retry_if_exception_type(RetryableError),
+        retry=retry_if_exception_type(RetryableError) & retry_if_not_exception_type(Refused),
         stop=stop_after_attempt(config.attempts),
         wait=wait_exponential_jitter(initial=0.2, max=config.max_wait_s),
         reraise=True,

@@ -21,9 +21,9 @@ from mmgenre import ray_session
 from mmgenre.config import Config, Requirements
 from mmgenre.enrich.actor_pool import FetchPool, fetch_rows
 from mmgenre.enrich.client import SourceClient, TitleFetcher
-from mmgenre.enrich.http import HttpConfig, Unpaced
+from mmgenre.enrich.http import HttpConfig, QuotaUsedUp, Unpaced
 from mmgenre.enrich.providers import DumpConfig, OmdbConfig, ProviderConfig, TmdbConfig, WebServiceConfig
-from mmgenre.enrich.providers.source import Source
+from mmgenre.enrich.providers.source import Source, Title
 from mmgenre.errors import InputError
 from mmgenre.progress import Progress, duration
 from mmgenre.tables import storage
@@ -139,9 +139,8 @@ def enrich(config: EnrichConfig, environment: Mapping[str, str] = os.environ) ->
     if table.output.finished is not None and not fetch_plan.due:
         return table.output.finished
     movies = catalog.read(["imdb_id"])["imdb_id"]
-    finish = functools.partial(
-        table.finish, movies, content=_CONTENT, notes={"curation": catalog.manifest.notes.get("curation", [])}
-    )
+    notes = {"curation": catalog.manifest.notes.get("curation", [])}
+    finish = functools.partial(table.finish, movies, content=_CONTENT, notes=notes)
     if isinstance(config.provider, DumpConfig):
         batches = config.provider.batches()
         # A file that cannot be read is refused before the table changes.
@@ -152,8 +151,8 @@ def enrich(config: EnrichConfig, environment: Mapping[str, str] = os.environ) ->
     sources = _checked_sources(config, environment) if fetch_plan.due else []
     with table.output:
         try:
-            if sources:
-                _fetch(config, sources, catalog, table)
+            if sources and (notices := _fetch(config, sources, catalog, table)):
+                notes["warnings"] = [*notes.get("warnings", []), *notices]
         except InputError:
             # A run that only refreshes older rows leaves a complete table, even if it stops early.
             if table.covers(movies):
@@ -231,20 +230,27 @@ def _checked_sources(config: EnrichConfig, environment: Mapping[str, str]) -> li
     """The web services, after each has accepted its key."""
     sources: list[Source] = [service.build(environment) for service in config.web_services]
     for source in sources:
-        asyncio.run(SourceClient(source, Unpaced(), config.http).check())
+        try:
+            asyncio.run(SourceClient(source, Unpaced(), config.http).check())
+        except QuotaUsedUp as error:
+            # The first service can go on without a fallback.
+            if source is sources[0]:
+                raise InputError(str(error)) from None
     ray_session.connect()
     return sources
 
 
-def _fetch(config: EnrichConfig, sources: list[Source], catalog: Table, table: CacheTable) -> None:
-    """Fetch the due movies from web services and write their rows."""
+def _fetch(config: EnrichConfig, sources: list[Source], catalog: Table, table: CacheTable) -> tuple[str, ...]:
+    """Fetch the due movies from web services and write their rows; returns why fallback services stopped."""
     # Select again: the actors of a run that was just killed may have written more rows meanwhile.
     due, _ = _select_due(catalog, table, config)
     pool = FetchPool(
-        build=lambda: TitleFetcher(sources, config.requests_per_second, config.http),
+        build=lambda: TitleFetcher.in_cluster(sources, config.requests_per_second, config.http),
         actors=config.actors,
         # These actors mostly wait for the network.
         cpus=ray_session.IO_ACTOR_CPUS,
     )
     progress = Progress("enrich", len(due), config.requests_per_second)
-    fetch_rows(pa.table({"imdb_id": due}), pool, table, progress)
+    titles = catalog.read(Title._fields)
+    due_titles = titles.take(pc.index_in(due, titles["imdb_id"]))
+    return fetch_rows(due_titles, pool, table, progress)

@@ -57,7 +57,7 @@ class PosterFetcher:
         self._config = config
         self._rules = config.host_rules()
         self._clients: dict[str, HttpClient] = {}
-        self._breaker = CircuitBreaker("the image hosts")
+        self._breaker = CircuitBreaker("the image hosts", config.http.max_outage_s)
         self._budget = ByteBudget(config.bytes_in_flight)
         # Decoding would block the event loop.
         self._decoders = ThreadPoolExecutor(ray_session.assigned_cpus())
@@ -67,6 +67,11 @@ class PosterFetcher:
     def num_requests(self) -> int:
         """Requests sent so far."""
         return sum(client.num_requests for client in self._clients.values())
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """None: see RowFetcher."""
+        return ()
 
     async def fetch(self, movie: dict[str, Any]) -> dict[str, Any]:
         """The row of a movie, given as a dict with `imdb_id` and `poster_url`.
@@ -84,7 +89,8 @@ class PosterFetcher:
         except InvalidImage as error:
             return movie | {"status": PosterStatus.NOT_AN_IMAGE, "detail": str(error)}
         except RetryableError as failure:
-            self._breaker.record_failure(str(failure))
+            if await self._breaker.may_retry(str(failure)):
+                return await self.fetch(movie)
             return movie | {"status": PosterStatus.UNREACHABLE, "detail": str(failure)}
         self._breaker.record_success()
         return movie | {

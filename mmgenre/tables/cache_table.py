@@ -28,7 +28,7 @@ _BYTES_PER_PART = 64 * 2**20
 _BATCH = 5_000
 _THREADS = 8
 _KEYS = ("imdb_id", "status")
-_FAILED = ("unreachable",)
+_FAILED = ("unreachable", "unreadable")
 # Files with an underscore are not part of the table for readers of Parquet folders.
 RETIRED = "_retired-*.parquet"
 

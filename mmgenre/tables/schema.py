@@ -84,6 +84,7 @@ class EnrichStatus(StrEnum):
     OK = "ok"
     NOT_FOUND = "not_found"
     UNREACHABLE = "unreachable"
+    UNREADABLE = "unreadable"
 
 
 class PosterStatus(StrEnum):

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pyarrow.parquet as pq
 import pytest
+from tenacity import wait_none
 
 from mmgenre.enrich import actor_pool
 from mmgenre.enrich.actor_pool import FetchRows, PartWriter
@@ -53,6 +54,7 @@ def test_every_caller_gets_the_write_error(tmp_path, short_flush_interval, monke
         raise OSError("no space left on device")
 
     monkeypatch.setattr(actor_pool, "write_part", full)
+    monkeypatch.setattr(actor_pool, "_DISK_OUTAGE_S", 0)
 
     async def add():
         writer = PartWriter(str(tmp_path), ENRICHED)
@@ -61,11 +63,32 @@ def test_every_caller_gets_the_write_error(tmp_path, short_flush_interval, monke
     assert [str(error) for error in asyncio.run(add())] == ["no space left on device"] * 3
 
 
+def test_a_disk_that_fails_for_a_moment_is_waited_for(tmp_path, short_flush_interval, monkeypatch):
+    write, failures = actor_pool.write_part, []
+
+    def fail_twice(*arguments):
+        if len(failures) < 2:
+            failures.append(arguments)
+            raise OSError("input/output error")
+        return write(*arguments)
+
+    monkeypatch.setattr(actor_pool, "write_part", fail_twice)
+    monkeypatch.setattr(actor_pool, "_DISK_WAIT", wait_none())
+
+    async def add():
+        await PartWriter(str(tmp_path), ENRICHED).add(row(1))
+        return parts_in(tmp_path)
+
+    (part,) = asyncio.run(add())
+    assert len(failures) == 2
+    assert part["imdb_id"].to_pylist() == ["tt0000001"]
+
+
 class UnavailableAfter:
     """A fetcher whose service becomes unavailable after some rows."""
 
     def __init__(self, num_rows):
-        self.num_requests = 0
+        self.num_requests, self.notices = 0, ("closed early",)
         self._num_rows = num_rows
 
     async def fetch(self, movie):
@@ -87,6 +110,7 @@ def test_when_the_service_becomes_unavailable_fetched_rows_are_written_and_the_r
         "statuses": [("ok", 7)],
         "num_postponed": 93,
         "stop_reason": "closed until tomorrow",
+        "notices": ["closed early"],
         "num_requests": 8,
     }
     assert sum(map(len, parts_in(tmp_path))) == 7

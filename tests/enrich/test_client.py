@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 
-from mmgenre.enrich.client import SourceClient, fill_gaps
-from mmgenre.enrich.http import HttpConfig, ServiceUnavailable, Unpaced
+from mmgenre.enrich import http
+from mmgenre.enrich.client import SourceClient, TitleFetcher, fill_gaps
+from mmgenre.enrich.http import HttpConfig, QuotaUsedUp, ServiceDown, ServiceUnavailable, Unpaced
 from mmgenre.enrich.providers import OmdbConfig, TmdbConfig
+from mmgenre.enrich.providers.source import Title
 from mmgenre.errors import InputError
 from mmgenre.sandbox.catalogue import SandboxConfig, generate
 from mmgenre.sandbox.faults import FaultsConfig
@@ -40,7 +42,7 @@ def fetch(sandbox, *imdb_ids, config=TmdbConfig, token=TOKEN, **settings):
     async def fetch_all():
         client = SourceClient(source, NoPauses(), HttpConfig(max_wait_s=0.01, **settings))
         try:
-            return [await client.fetch(imdb_id) for imdb_id in imdb_ids]
+            return [await client.fetch(Title(imdb_id)) for imdb_id in imdb_ids]
         finally:
             await client.close()
 
@@ -76,9 +78,44 @@ def test_a_request_that_hangs_times_out(world):
 def test_a_service_that_is_down_stops_the_job_instead_of_failing_every_title(world):
     with (
         serving(world, faults=FaultsConfig(rate=1, attempts=9, kinds=("server_error",))) as sandbox,
-        pytest.raises(ServiceUnavailable, match=r"200 consecutive requests failed \(HTTP 500\)"),
+        pytest.raises(ServiceDown, match=r"200 consecutive requests failed in 0 s \(HTTP 500\); resume later"),
     ):
-        fetch(sandbox, *(f"tt{number:07}" for number in range(201)), attempts=1)
+        fetch(sandbox, *(f"tt{number:07}" for number in range(201)), attempts=1, max_outage_s=0)
+
+
+def test_an_outage_is_waited_out_and_the_waiting_title_is_not_lost(world, monkeypatch):
+    monkeypatch.setattr(http, "_MAX_FAILURES", 3)
+    monkeypatch.setattr(http, "_OUTAGE_WAIT_S", 0.05)
+    with serving(world, faults=FaultsConfig(rate=1, attempts=6, kinds=("server_error",))) as sandbox:
+        rows = fetch(sandbox, *["tt9999991", "tt9999992", world[1][0]], attempts=1)
+
+    assert [row["status"] for row in rows] == ["unreachable", "unreachable", "ok"]
+
+
+def test_a_used_up_quota_of_the_fallback_leaves_the_first_service_going_on(world):
+    first = {"provider": "tmdb", "status": "ok", "plot": None, "language": "en", "poster_url": None}
+    asked = []
+
+    class Quota:
+        kind, num_requests = "omdb", 0
+
+        async def fetch(self, title):
+            asked.append(title.imdb_id)
+            raise QuotaUsedUp("OMDb: the key's daily quota is used up; resume after 2026-01-02 00:00 UTC")
+
+    class First(Quota):
+        kind = "tmdb"
+
+        async def fetch(self, title):
+            return first
+
+    fetcher = TitleFetcher([First(), Quota()])
+    rows = [asyncio.run(fetcher.fetch({"imdb_id": name})) for name in ("tt1", "tt2")]
+
+    # Both are asked for again in the next run, which needs the quota; until then only one request was spent.
+    assert [(row["status"], row["language"]) for row in rows] == [("unreachable", "en")] * 2
+    assert asked == ["tt1"]
+    assert fetcher.notices == ("OMDb: the key's daily quota is used up; resume after 2026-01-02 00:00 UTC",)
 
 
 def test_a_refused_key_stops_the_job(world):
@@ -86,8 +123,8 @@ def test_a_refused_key_stops_the_job(world):
         fetch(sandbox, world[1][0], token="another")  # noqa: S106
 
 
-def check(source, http):
-    asyncio.run(SourceClient(source, Unpaced(), http).check())
+def check(source, config):
+    asyncio.run(SourceClient(source, Unpaced(), config).check())
 
 
 def test_a_check_reports_problems_without_printing_the_key(world):

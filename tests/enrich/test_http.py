@@ -1,11 +1,13 @@
 """Requests to servers that are busy, misbehave or are down."""
 
 import asyncio
+from collections import Counter
 from datetime import UTC, datetime
 
 import pytest
 from aiohttp import web
 
+from mmgenre.enrich import http
 from mmgenre.enrich.http import (
     HttpClient,
     HttpConfig,
@@ -110,6 +112,30 @@ def test_a_429_without_retry_after_leaves_the_pause_to_the_pacer():
 
     assert run_with_server(busy, get, pacer)[0] == 200
     assert pacer.pauses == [None]
+
+
+def test_one_request_that_is_always_refused_is_given_up_while_others_are_served():
+    requests = Counter()
+
+    async def picky(request):
+        requests[request.path] += 1
+        return web.Response(status=429 if request.path == "/refused" else 200)
+
+    async def run(client, url):
+        async def others():
+            while True:
+                await get(client, url)
+
+        serving = asyncio.create_task(others())
+        try:
+            with pytest.raises(RetryableError, match="HTTP 429"):
+                await get(client, f"{url[:-1]}refused")
+        finally:
+            serving.cancel()
+
+    run_with_server(picky, run, attempts=5)
+
+    assert http._MAX_REFUSALS <= requests["/refused"] < 3 * http._MAX_REFUSALS
 
 
 def test_a_server_that_keeps_answering_429_stops_the_job():

@@ -321,7 +321,9 @@ def test_a_refused_key_is_an_input_error_that_does_not_print_it(world, serving, 
     with serving() as sandbox, pytest.raises(InputError) as error:
         run(sandbox, world.older, tmp_path / "enriched", key="another-key")
 
-    assert str(error.value) == "TMDB refused the key (HTTP 401); check TMDB_TOKEN or TMDB_API_KEY"
+    assert str(error.value).startswith("TMDB refused the key (HTTP 401, code 7: Invalid API key")
+    assert str(error.value).endswith("; check TMDB_TOKEN or TMDB_API_KEY")
+    assert "another-key" not in str(error.value)
     assert not (tmp_path / "enriched").exists()
 
 

@@ -7,6 +7,7 @@ import pytest
 from mmgenre.enrich.http import RetryableError, ServiceUnavailable
 from mmgenre.enrich.providers import OmdbConfig, TmdbConfig
 from mmgenre.enrich.providers.omdb import language_code
+from mmgenre.enrich.providers.source import Title, UnreadableResponse
 from mmgenre.errors import InputError
 
 TOKEN = "a-token-nobody-may-read"  # noqa: S105
@@ -20,8 +21,11 @@ def omdb():
     return OmdbConfig().build({"OMDB_API_KEY": TOKEN})
 
 
-def read(source, answer, status=200):
-    return source.read(status, json.dumps(answer).encode())
+MOVIE = Title("tt0111161", "The Shawshank Redemption", "movie", 1994)
+
+
+def read(source, answer, status=200, title=MOVIE):
+    return source.read(title, status, json.dumps(answer).encode())
 
 
 # Keys
@@ -127,7 +131,7 @@ def test_an_empty_plot_is_none(overview):
 def test_characters_that_utf_8_cannot_encode_are_replaced():
     answer = rb'{"movie_results": [{"id": 1, "overview": "half \ud800 of a pair\u0000, \u00e9t\u00e9"}]}'
 
-    assert tmdb().read(200, answer)["plot"] == "half ? of a pair, été"
+    assert tmdb().read(MOVIE, 200, answer)["plot"] == "half ? of a pair, été"
 
 
 def test_an_overlong_plot_is_truncated():
@@ -160,23 +164,56 @@ def test_an_unexpected_omdb_response_is_retried(answer):
         read(omdb(), answer)
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", b"[" * 1_000_000, b"\xff\xfe", b'{"a": ' + b"9" * 5000 + b"}"])
+@pytest.mark.parametrize("content", [b"", b"<html>", b"[" * 1_000_000, b"\xff\xfe", b'{"a": '])
 @pytest.mark.parametrize("source", [tmdb(), omdb()], ids=lambda source: source.kind)
 def test_a_response_that_is_not_json_is_retried(source, content):
     with pytest.raises(RetryableError, match="the response is not JSON"):
-        source.read(200, content)
+        source.read(MOVIE, 200, content)
 
 
 @pytest.mark.parametrize("source", [tmdb(), omdb()], ids=lambda source: source.kind)
 def test_a_server_error_is_retried(source):
     for status in (302, 500, 503):
         with pytest.raises(RetryableError, match=f"HTTP {status}"):
-            source.read(status, b"{}")
+            source.read(MOVIE, status, b"{}")
+
+
+# Raw control characters are not JSON, but OMDb sends them.
+
+
+def test_raw_control_characters_in_a_text_are_read():
+    answer = b'{"Response": "True", "imdbID": "tt0111161", "Plot": "One\tplot.\nTwo lines."}'
+
+    assert omdb().read(MOVIE, 200, answer)["plot"] == "One\tplot.\nTwo lines."
+
+
+@pytest.mark.parametrize("plot", [rb"C:\movies", rb'She says "no".'])
+def test_broken_json_of_omdb_is_not_asked_for_again_as_each_request_counts(plot):
+    with pytest.raises(UnreadableResponse, match="the response is broken JSON"):
+        omdb().read(MOVIE, 200, b'{"Response": "True", "imdbID": "tt0111161", "Plot": "' + plot + b'"}')
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("source", [tmdb(), omdb()], ids=lambda source: source.kind)
+def test_a_cdns_page_is_not_a_refused_key(source, status):
+    with pytest.raises(RetryableError, match=rf"HTTP {status}: the response is not JSON|the response is not JSON"):
+        source.read(MOVIE, status, b"<html><h1>403 ERROR</h1>The request could not be satisfied.</html>")
+    with pytest.raises(RetryableError, match=f"HTTP {status}"):
+        source.read(MOVIE, status, b"{}")
+
+
+def test_an_error_with_status_200_is_an_error():
+    with pytest.raises(RetryableError, match="HTTP 200: Internal error: Something went wrong"):
+        read(tmdb(), {"success": False, "status_code": 11, "status_message": "Internal error: Something went wrong"})
+    with pytest.raises(ServiceUnavailable, match=r"TMDB refused the key \(HTTP 200, code 7: Invalid API key"):
+        read(tmdb(), {"success": False, "status_code": 7, "status_message": "Invalid API key."})
+    assert read(tmdb(), {"success": False, "status_code": 34, "status_message": "Not found."}) is None
 
 
 def test_a_refused_key_stops_the_job():
-    with pytest.raises(ServiceUnavailable, match=r"TMDB refused the key \(HTTP 401\); check TMDB_TOKEN"):
-        read(tmdb(), {}, status=401)
+    for code in (7, 10, 14):
+        with pytest.raises(ServiceUnavailable, match=r"TMDB refused the key \(HTTP 401, code .*\); check TMDB_TOKEN"):
+            read(tmdb(), {"success": False, "status_code": code, "status_message": "No."}, status=401)
     for status in (200, 401):
         with pytest.raises(ServiceUnavailable, match=r"OMDb refused the key .*; check OMDB_API_KEY"):
             read(omdb(), {"Response": "False", "Error": "Invalid API key!"}, status=status)
@@ -205,3 +242,61 @@ def test_a_used_up_quota_stops_the_job_and_says_when_to_resume(status):
 )
 def test_language_names_become_iso_codes(names, code):
     assert language_code(names) == code
+
+
+# Several results, and TV
+
+
+def found(number, title, year, plot="A plot.", **more):
+    return {"id": number, "title": title, "release_date": f"{year}-01-01", "overview": plot} | more
+
+
+@pytest.mark.parametrize(
+    ("movies", "expected_id"),
+    [
+        # A plot counts before the name, the name before the year.
+        ([found(1, MOVIE.title, 1994, plot=""), found(2, "Another", 1994)], "2"),
+        ([found(1, "Another", 1994), found(2, MOVIE.title, 1994)], "2"),
+        ([found(1, MOVIE.title, 2004), found(2, MOVIE.title, 1994)], "2"),
+        ([found(1, MOVIE.title, ""), found(2, MOVIE.title, 1994)], "2"),
+        ([found(1, "Die Verurteilten", 1994, original_title=MOVIE.title), found(2, "Verurteilt", 1994)], "1"),
+    ],
+)
+def test_of_several_movies_the_nearest_one_with_a_plot_is_taken(movies, expected_id):
+    assert read(tmdb(), {"movie_results": movies})["provider_id"] == expected_id
+
+
+def test_a_series_is_read_from_tmdbs_series_and_says_so():
+    answer = {
+        "movie_results": [],
+        "tv_results": [{"id": 5, "name": "A Series", "overview": "A long story.", "original_language": "en"}],
+    }
+
+    row = read(tmdb(), answer, title=Title("tt1", "A Series", "tvSeries", 2010))
+
+    assert (row["plot"], row["provider_id"], row["detail"]) == ("A long story.", "5", "TMDB's TV series 5")
+    assert read(tmdb(), answer) is None
+
+
+# Keys and addresses as people paste them
+
+
+V3, V4 = "0123456789abcdef" * 2, "eyJhbGciOi.x.y"
+
+
+@pytest.mark.parametrize("name", ["TMDB_TOKEN", "TMDB_API_KEY"])
+@pytest.mark.parametrize("quoted", ["{}", '"{}"', "'{}'", " {}\n"])
+def test_a_key_is_known_by_its_form_and_quotes_around_it_do_not_matter(name, quoted):
+    token = TmdbConfig().build({name: quoted.format(V4)}).probe()
+    key = TmdbConfig().build({name: quoted.format(V3)}).probe()
+
+    assert (token.headers["Authorization"], token.params) == (f"Bearer {V4}", {})
+    assert ("Authorization" in key.headers, key.params) == (False, {"api_key": V3})
+
+
+@pytest.mark.parametrize(
+    "url", ["https://api.themoviedb.org/3", "https://api.themoviedb.org/3/", " https://api.themoviedb.org/"]
+)
+def test_a_base_url_with_a_version_or_a_slash_is_the_base_url(url):
+    assert TmdbConfig(base_url=url).base_url == "https://api.themoviedb.org"
+    assert OmdbConfig(base_url="https://www.omdbapi.com/").base_url == "https://www.omdbapi.com"

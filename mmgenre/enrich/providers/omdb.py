@@ -5,12 +5,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import pycountry
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from mmgenre.config import Config
-from mmgenre.enrich.http import Request, RetryableError, ServiceUnavailable
-from mmgenre.enrich.providers.source import Fields, parse_json, secret, text, web_url
-from mmgenre.errors import InputError
+from mmgenre.enrich.http import QuotaUsedUp, Request, RetryableError, ServiceUnavailable
+from mmgenre.enrich.providers.source import (
+    Fields,
+    Title,
+    UnreadableResponse,
+    parse_json,
+    secret,
+    text,
+    web_url,
+    without_suffix,
+)
+from mmgenre.errors import InputError, one_line
 
 _MISSING = "N/A"
 # OMDb has no error codes: these texts are all that tells its errors apart.
@@ -35,6 +44,11 @@ class OmdbConfig(Config):
 
     kind: Literal["omdb"] = "omdb"
     base_url: str = Field("https://www.omdbapi.com", description="of the API")
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_slash(cls, value: str) -> str:
+        return without_suffix(value)
 
     def build(self, environment: Mapping[str, str]) -> "Omdb":
         """The provider, with the key from the environment.
@@ -69,7 +83,7 @@ class Omdb:
         """A request that checks service and key; OMDb has none without a title."""
         return self.request("tt0111161")
 
-    def read(self, status: int, content: bytes) -> Fields:
+    def read(self, title: Title, status: int, content: bytes) -> Fields:
         """ENRICHED columns from a response: see Source."""
         answer = self._answer(status, content)
         return None if answer is None else self.parse(answer)
@@ -98,17 +112,32 @@ class Omdb:
         """The movie, or None if OMDb has no such title. Errors come with status 401 as well as with 200."""
         if status not in (200, 401, 403):
             raise RetryableError(f"HTTP {status}")
+        if status == 200 and _is_broken(content):
+            # Each request counts towards the quota, and OMDb's answer stays the same.
+            raise UnreadableResponse("the response is broken JSON")
         answer = parse_json(content)
         error = (text(answer, "Error") or "").lower()
         if "limit" in error:
-            raise ServiceUnavailable(f"OMDb: the key's daily quota is used up; resume after {_next_day()}")
-        if status != 200 or "api key" in error:
+            raise QuotaUsedUp(f"OMDb: the key's daily quota is used up; resume after {_next_day()}")
+        if "api key" in error:
             raise ServiceUnavailable(f"OMDb refused the key (HTTP {status}); check OMDB_API_KEY")
+        if status != 200:
+            raise RetryableError(f"HTTP {status}: {one_line(error)[:200] or 'no message'}")
         if any(words in error for words in _UNKNOWN_TITLE):
             return None
         if answer.get("Response") != "True":
             raise RetryableError("the response has no movie")
         return answer
+
+
+def _is_broken(content: bytes) -> bool:
+    """Whether a whole JSON object was sent that no parser reads, for instance because of a wrong escape."""
+    content = content.strip()
+    try:
+        parse_json(content)
+    except RetryableError:
+        return content.startswith(b"{") and content.endswith(b"}")
+    return False
 
 
 def language_code(names: str | None) -> str | None:
