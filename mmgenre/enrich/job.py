@@ -6,7 +6,6 @@ are new, were unreachable, or are older than `max_age_days`. Rows that a killed 
 
 import asyncio
 import functools
-import itertools
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -142,11 +141,12 @@ def enrich(config: EnrichConfig, environment: Mapping[str, str] = os.environ) ->
     notes = {"curation": catalog.manifest.notes.get("curation", [])}
     finish = functools.partial(table.finish, movies, content=_CONTENT, notes=notes)
     if isinstance(config.provider, DumpConfig):
-        batches = config.provider.batches()
-        # A file that cannot be read is refused before the table changes.
-        first = next(batches)
+        file = config.provider.open()
+        # A file that cannot be read, or is about other movies, is refused before the table changes.
+        file.require_matches(movies, config.catalog)
+        notes["files"] = {"provider": file.facts.notes()}
         with table.output:
-            _copy_file(config.provider, itertools.chain([first], batches), movies, table)
+            _copy_file(config.provider, file.batches(), movies, table)
             return finish()
     sources = _checked_sources(config, environment) if fetch_plan.due else []
     with table.output:
@@ -175,7 +175,7 @@ def _settings(config: EnrichConfig) -> dict[str, Any]:
     """The settings that rows depend on; a service's URL is not one of them."""
     services = {"provider": config.provider, "fallback": config.fallback}
     return {
-        name: service.to_settings(without=("base_url", "image_url"))
+        name: service.to_settings(without=("base_url", "image_url", "on_bad_rows"))
         for name, service in services.items()
         if service is not None
     }

@@ -17,6 +17,7 @@ from mmgenre.sandbox.catalogue import DUMP
 from mmgenre.sandbox.job import ServeConfig, prepare, serving
 from mmgenre.tables import storage
 from mmgenre.tables.manifest import Manifest, read_manifest
+from mmgenre.tables.user_files import describe_files
 
 
 class StagesConfig(Config):
@@ -92,6 +93,8 @@ def run_stage(name: str, work: Callable[[], Manifest], output: str) -> None:
         print_line(f"{name}: already complete, {manifest.rows:,} rows")
     else:
         print_line(f"{name}: {manifest.account()}, {time.monotonic() - start:.1f} s")
+    for line in describe_files(manifest.notes):
+        print_line(f"{name}: {line}")
 
 
 def print_line(line: str) -> None:

@@ -19,9 +19,14 @@ class RightTable:
 
     Args:
         rows: in memory; the first row of equal ids is taken.
+
+    Attributes:
+        ids: of its rows.
+        num_matches: rows that found a match in all joins so far.
     """
 
     def __init__(self, rows: pa.Table):
+        self.ids, self.num_matches = rows["imdb_id"], 0
         self._lookup, self._rows = Lookup(rows["imdb_id"]), rows.drop_columns("imdb_id").combine_chunks()
 
     def join(self, left: pa.Table, *, inner: bool = False) -> pa.Table:
@@ -32,6 +37,7 @@ class RightTable:
             inner: drop the rows without a match; else their columns are null.
         """
         places = self._lookup.places(left["imdb_id"])
+        self.num_matches += int((places >= 0).sum())
         if inner:
             left, places = left.filter(pa.array(places >= 0)), places[places >= 0]
         matches = self._rows.take(pa.array(places, mask=places < 0))

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +19,10 @@ from mmgenre.errors import InputError
 from mmgenre.tables import storage
 from mmgenre.tables.ids import Distinct, hashes
 from mmgenre.tables.joins import RightTable
+from mmgenre.tables.readers import valid_text
 from mmgenre.tables.schema import CATALOG, ENRICHED, POSTERS, PREDICTIONS, SplitName
 from mmgenre.tables.table import Table
-from mmgenre.tables.user_files import read_movies, valid_text
+from mmgenre.tables.user_files import OnBadRows, UserFile
 
 ID = pa.field("imdb_id", pa.string(), nullable=False)
 # Index of the Parquet file, among those of its table, and of the row that hold the image; null: no image.
@@ -43,6 +45,8 @@ class MovieSources:
         catalog: folder of the CATALOG table, the source of titles.
         enriched: folder of the ENRICHED table, the source of plots.
         posters: folder of the POSTERS table, the source of images.
+        on_bad_rows: of a user's file; see UserFile.
+        encoding: of a user's file; see UserFile.
     """
 
     movies: str
@@ -50,6 +54,8 @@ class MovieSources:
     catalog: str | None = None
     enriched: str | None = None
     posters: str | None = None
+    on_bad_rows: OnBadRows = "error"
+    encoding: str | None = None
 
 
 class SideTable:
@@ -66,10 +72,11 @@ class SideTable:
 
     def join(self, movies: pa.Table) -> pa.Table:
         """Append `columns`; null for movies that this table does not have."""
-        return self._right.join(movies) if self.columns else movies
+        return self.right.join(movies) if self.columns else movies
 
     @cached_property
-    def _right(self) -> RightTable:
+    def right(self) -> RightTable:
+        """The columns to append, in memory."""
         return RightTable(self.table.read(["imdb_id", *self.columns]))
 
 
@@ -86,6 +93,7 @@ class TagInput:
     """
 
     def __init__(self, sources: MovieSources, reads: Sequence[str], keeps: Sequence[str] = ()):
+        self._sources = sources
         self._location, self._split, self._reads = sources.movies, sources.split, list(reads)
         is_file = storage.kind(sources.movies) == FileType.File
         self._table = None if is_file else Table(sources.movies, pa.schema([ID]))
@@ -119,7 +127,7 @@ class TagInput:
     @property
     def fingerprints(self) -> dict[str, str]:
         """Fingerprints of the movies and of every side table that is used, by role."""
-        own = storage.fingerprint(self._location) if self._table is None else self._table.manifest.fingerprint
+        own = self._file_fingerprint if self._table is None else self._table.manifest.fingerprint
         tables = {role: side.table for role, side in self._side_tables.items() if side.columns}
         tables |= {"posters": self._posters} if self._posters else {}
         return {"movies": own} | {role: table.manifest.fingerprint for role, table in tables.items()}
@@ -139,6 +147,29 @@ class TagInput:
             yield self._complete(batch)
         if ids.num_distinct < len(ids):
             self._raise_duplicates(ids)
+        if self._table is None:
+            for location, right in self._joined():
+                self._file.require_matches(right.ids, location, right.num_matches)
+
+    def notes(self) -> dict[str, Any]:
+        """About a user's file, once all rows have been read: for a manifest."""
+        return {} if self._table is not None else {"files": {"movies": self._file.facts.notes()}}
+
+    @cached_property
+    def _file(self) -> UserFile:
+        sources, columns = self._sources, ["imdb_id", *self._own_columns]
+        return UserFile(self._location, columns, on_bad_rows=sources.on_bad_rows, encoding=sources.encoding)
+
+    @property
+    def _file_fingerprint(self) -> str:
+        fingerprint, encoding = storage.fingerprint(self._location), self._sources.encoding
+        return fingerprint if encoding is None else f"{fingerprint}-{encoding}"
+
+    def _joined(self) -> Iterator[tuple[str, RightTable]]:
+        """The side tables that were joined, by their folders."""
+        yield from ((side.table.directory, side.right) for side in self._side_tables.values() if side.columns)
+        if self._posters is not None:
+            yield self._posters.directory, self._image_positions
 
     @property
     def _texts(self) -> list[str]:
@@ -185,7 +216,7 @@ class TagInput:
     def _own_batches(self) -> Iterator[pa.Table]:
         """The id and the own columns of all movies."""
         if self._table is None:
-            for batch in read_movies(self._location, ["imdb_id", *self._own_columns]):
+            for batch in self._file.batches():
                 yield pa.Table.from_batches([batch])
             return
         for number, file in enumerate(self._table.files):

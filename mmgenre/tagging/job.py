@@ -5,6 +5,7 @@ prediction is reused as long as the movie's input does not change: a newer catal
 other thresholds cost no inference at all.
 """
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -24,6 +25,7 @@ from mmgenre.tables.manifest import Manifest, Recipe, read_manifest
 from mmgenre.tables.output import Output
 from mmgenre.tables.schema import PREDICTIONS, SplitName
 from mmgenre.tables.table import Table, TableWriter
+from mmgenre.tables.user_files import ENCODING, ON_BAD_ROWS, OnBadRows
 from mmgenre.tagging.actors import InferenceSettings, compute_units
 from mmgenre.tagging.decisions import DecisionConfig, Decisions, calibrations, trained_thresholds
 from mmgenre.tagging.input import MovieSources, TagInput
@@ -39,8 +41,11 @@ class TagConfig(DecisionConfig):
 
     checkpoint: str = Field(description="folder made by jobs/train.py")
     movies: str = Field(
-        description="MOVIES, CATALOG or ENRICHED folder, or a CSV, TSV or Parquet file with imdb_id and plot"
+        description="MOVIES, CATALOG or ENRICHED folder, or a CSV, TSV, JSON lines, Excel or Parquet file with imdb_id "
+        "and plot"
     )
+    on_bad_rows: OnBadRows = Field("error", description=ON_BAD_ROWS)
+    encoding: str | None = Field(None, description=ENCODING)
     split: SplitName = Field("all", description="split of a MOVIES table to tag")
     catalog: str | None = Field(None, description="CATALOG folder, for titles and `columns`")
     enriched: str | None = Field(None, description="ENRICHED folder, for plots and `columns`")
@@ -79,7 +84,7 @@ def tag(config: TagConfig) -> Manifest:
     """
     card = checkpoint.read_card(config.checkpoint)
     trained_thresholds(card, config.checkpoint)
-    places = MovieSources(config.movies, config.split, config.catalog, config.enriched, config.posters)
+    places = MovieSources(**{field.name: getattr(config, field.name) for field in dataclasses.fields(MovieSources)})
     source = TagInput(places, _reads(card, config.without), config.columns)
     recipe = _recipe(config, card, source)
     output = Output(config.output, recipe, (*OWNED, WORK), mode="extend", overwrite=config.overwrite)
@@ -114,6 +119,7 @@ def _tag(config: TagConfig, output: Output, source: TagInput, card: Card) -> Non
             "cutoffs": decisions.to_settings(),
             "carried_over": counts.rows_in - counts.rows,
             "coverage": writer.coverage(),
+            "files": counts.notes.get("files", {}),
         } | stats.notes(stage=staged - start, write=time.monotonic() - computed)
         table.finish(rows_in=counts.rows_in, expected_rows=counts.rows_in, notes=notes)
     storage.delete(storage.join(config.output, WORK))

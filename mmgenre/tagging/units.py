@@ -121,7 +121,7 @@ class WorkFolder:
                         write_parquet(carried, self._path(_UNITS, f"carried-{num_rows:012}.parquet"))
                     if len(to_compute):
                         writer.write(*divide(to_compute))
-                writer.finish(rows_in=num_rows)
+                writer.finish(rows_in=num_rows, notes=source.notes())
 
     def write(self, unit: Unit, tagged: pa.Table) -> None:
         """Write a unit's result file."""

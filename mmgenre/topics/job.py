@@ -19,7 +19,7 @@ from mmgenre.tables.manifest import Manifest, Recipe
 from mmgenre.tables.output import PARTS, Output
 from mmgenre.tables.schema import SplitName
 from mmgenre.tables.table import Table, TableWriter
-from mmgenre.tables.user_files import read_movies
+from mmgenre.tables.user_files import UserFile
 from mmgenre.tagging.actors import InferenceSettings, compute_units
 from mmgenre.tagging.input import MovieSources
 from mmgenre.topics.embeddings import EmbedPlots, PlotInput, embedding_recipe, stage_plots, text_family
@@ -148,7 +148,7 @@ def _has_titles(config: TopicsConfig) -> bool:
     if config.catalog is not None:
         return True
     if storage.kind(config.movies) == FileType.File:
-        return "title" in next(read_movies(config.movies, ["imdb_id"], ["title"])).schema.names
+        return "title" in UserFile(config.movies, ["imdb_id"], ["title"]).columns
     return "title" in Table(config.movies).dataset.schema.names
 
 

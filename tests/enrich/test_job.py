@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 import urllib.request
 from datetime import timedelta
@@ -22,6 +23,7 @@ from mmgenre.tables.manifest import MANIFEST
 from mmgenre.tables.output import STARTED
 from mmgenre.tables.schema import CATALOG, ENRICHED
 from mmgenre.tables.table import Table
+from mmgenre.tables.user_files import describe
 
 TOKEN = "a-token-nobody-may-read"  # noqa: S105
 FAULTS = FaultsConfig(
@@ -394,3 +396,52 @@ def test_titles_that_the_catalogue_dropped_leave_the_table(world, tmp_path):
 
         assert sorted(rows_of(tmp_path / "enriched")) == ids(catalogue)
         assert manifest.rows == manifest.rows_in
+
+
+def from_file(world, path, output, **provider):
+    provider = {"kind": "dump", "path": str(path)} | provider
+    values = {"catalog": world.older, "output": str(output), "provider": provider}
+    return enrich(EnrichConfig.parse(values, "test"))
+
+
+def test_numbers_of_imdb_ids_match_and_are_told(world, tmp_path):
+    known = list(world.by_id)[:100]
+    path = tmp_path / "links.csv"
+    path.write_text("imdbId,overview,language\n" + "".join(f"{int(name[2:])},A plot.,English\n" for name in known))
+
+    manifest = from_file(world, path, tmp_path / "enriched")
+
+    rows = rows_of(tmp_path / "enriched")
+    assert {name for name, row in rows.items() if row["status"] == "ok"} == rows.keys() & known
+    assert {row["language"] for row in rows.values()} == {"en", None}
+    assert "100 ids completed, as in 31: tt0000031" in describe(manifest)
+
+
+@pytest.mark.parametrize("match", [0, 1])
+def test_a_file_with_ids_of_another_kind_is_refused_before_the_table_changes(world, tmp_path, match):
+    path = tmp_path / "tmdb.csv"
+    some = "".join(f"{name},A plot.\n" for name in list(world.by_id)[:match])
+    path.write_text("id,overview\n" + "".join(f"{number},A plot.\n" for number in range(900_000, 900_500)) + some)
+
+    with pytest.raises(InputError) as error:
+        from_file(world, path, tmp_path / "enriched")
+
+    assert re.search(
+        rf"tmdb\.csv: {'only 1' if match else 'none'} of its 50{match} ids \(such as 900000, .*\) match the [\d,]+ ids "
+        r"\(such as tt\d+, .* of .*older; expected IMDb's ids, in a column imdb_id",
+        str(error.value),
+    )
+    assert not (tmp_path / "enriched").exists()
+
+
+def test_skipped_rows_are_in_the_manifest_and_the_last_lines(world, tmp_path):
+    known = list(world.by_id)[:100]
+    path = tmp_path / "plots.csv"
+    path.write_text("id,plot\n,no id\n" + "".join(f"{name},A plot.\n" for name in [*known, known[0]]))
+
+    with pytest.raises(InputError, match=r"1 rows without an id: line 2; 1 rows with the id of another row: line 103"):
+        from_file(world, path, tmp_path / "enriched")
+    manifest = from_file(world, path, tmp_path / "enriched", on_bad_rows="skip")
+
+    assert manifest.notes["files"]["provider"]["skipped"] == {"no_id": 1, "duplicate_id": 1}
+    assert "100 rows; 2 rows skipped (1 without an id, 1 with the id of another row)" in describe(manifest)

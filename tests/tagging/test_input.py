@@ -74,6 +74,30 @@ def test_a_users_file_gets_its_images_from_the_posters_table(tables, tmp_path):
         TagInput(MovieSources(str(file)), ("image",))
 
 
+@pytest.mark.parametrize("role", ["catalog", "posters"])
+def test_a_users_file_whose_ids_match_nothing_is_refused(tables, tmp_path, role):
+    file = tmp_path / "mine.csv"
+    file.write_text("id,overview\n" + "".join(f"{number},A plot.\n" for number in range(50)))
+    source = TagInput(
+        MovieSources(str(file), **{role: tables[role]}), ("title", "plot") if role == "catalog" else ("plot", "image")
+    )
+
+    with pytest.raises(
+        InputError, match=r"none of its 50 ids \(such as 0, 1, 2\) match the \d ids \(such as tt\d+.*IMDb"
+    ):
+        list(source.rows())
+
+
+def test_the_notes_of_a_users_file_stay_when_its_rows_are_staged(tables, tmp_path):
+    file = tmp_path / "mine.csv"
+    file.write_text("imdb_id;plot\n1;a\n;b\n")
+    source = TagInput(MovieSources(str(file), on_bad_rows="skip"), ("plot",))
+
+    assert [row["imdb_id"] for row in read(source, tmp_path)] == ["tt0000001"]
+    notes = WorkFolder(str(tmp_path / "tags")).staged.manifest.notes["files"]["movies"]
+    assert (notes["form"], notes["skipped"], notes["normalised_ids"]) == ("cells between semicolons", {"no_id": 1}, 1)
+
+
 def test_a_posters_table_alone_can_be_tagged(tables, tmp_path):
     source = TagInput(MovieSources(tables["posters"]), ("image",))
 

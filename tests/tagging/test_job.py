@@ -438,7 +438,7 @@ def test_a_model_that_fails_on_every_row_stops_the_job(trained):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([["id", "plot"], ["tt1", "a"], ["tt1", "b"]], "1 rows with the id of another row .tt1."),
+        ([["id", "plot"], ["tt1", "a"], ["tt1", "b"]], "1 rows with the id of another row: line 3 .tt1."),
         ([["id", "plot"], ["", "a"]], "1 rows without an id"),
         ([["id", "title"], ["tt1", "a"]], "no column plot"),
         ([["id", "plot"]], "no rows"),

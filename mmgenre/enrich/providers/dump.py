@@ -1,13 +1,11 @@
-"""An enriched file: CSV, TSV or Parquet with ids and plots, and optionally languages and poster URLs."""
+"""An enriched file: CSV, TSV, JSON lines, Excel or Parquet with ids and plots, perhaps languages and poster URLs."""
 
-from collections.abc import Iterator
 from typing import Literal
 
-import pyarrow as pa
 from pydantic import Field
 
 from mmgenre.config import Config
-from mmgenre.tables.user_files import read_movies
+from mmgenre.tables.user_files import ENCODING, ON_BAD_ROWS, OnBadRows, UserFile
 
 COLUMNS = ("imdb_id", "plot", "language", "poster_url", "provider_id")
 
@@ -16,12 +14,10 @@ class DumpConfig(Config):
     """An enriched file instead of a web service."""
 
     kind: Literal["dump"] = "dump"
-    path: str = Field(description="CSV, TSV or Parquet, path or URI")
+    path: str = Field(description="CSV, TSV, JSON lines, Excel or Parquet, path or URI")
+    on_bad_rows: OnBadRows = Field("error", description=ON_BAD_ROWS)
+    encoding: str | None = Field(None, description=ENCODING)
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """The file's rows, with those of COLUMNS that it contains.
-
-        Raises:
-            InputError: see read_movies.
-        """
-        return read_movies(self.path, required=COLUMNS[:2], optional=COLUMNS[2:])
+    def open(self) -> UserFile:
+        """The file, with those of COLUMNS that it contains."""
+        return UserFile(self.path, COLUMNS[:2], COLUMNS[2:], on_bad_rows=self.on_bad_rows, encoding=self.encoding)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-import pycountry
 from pydantic import Field, SecretStr, field_validator
 
 from mmgenre.config import Config
@@ -20,23 +19,11 @@ from mmgenre.enrich.providers.source import (
     without_suffix,
 )
 from mmgenre.errors import InputError, one_line
+from mmgenre.tables.languages import language_code
 
 _MISSING = "N/A"
 # OMDb has no error codes: these texts are all that tells its errors apart.
 _UNKNOWN_TITLE = ("incorrect imdb id", "error getting data", "not found")
-# IMDb's language names that differ from ISO 639.
-_ISO_NAMES = {
-    "cantonese": "Chinese",
-    "farsi": "Persian",
-    "flemish": "Dutch",
-    "greek": "Modern Greek (1453-)",
-    "hokkien": "Chinese",
-    "malay": "Malay (macrolanguage)",
-    "mandarin": "Chinese",
-    "nepali": "Nepali (macrolanguage)",
-    "punjabi": "Panjabi",
-    "swahili": "Swahili (macrolanguage)",
-}
 
 
 class OmdbConfig(Config):
@@ -138,16 +125,6 @@ def _is_broken(content: bytes) -> bool:
     except RetryableError:
         return content.startswith(b"{") and content.endswith(b"}")
     return False
-
-
-def language_code(names: str | None) -> str | None:
-    """ISO 639-1 code of the first language in a list: en for "English, French"; None if it has no code."""
-    name = (names or "").split(",")[0].strip()
-    try:
-        language = pycountry.languages.lookup(_ISO_NAMES.get(name.lower(), name))
-    except LookupError:
-        return None
-    return getattr(language, "alpha_2", None)
 
 
 def _next_day() -> str:
