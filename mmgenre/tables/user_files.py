@@ -246,7 +246,9 @@ class UserFile:
             raise InputError(f"{self._location}: {self._listed(faults)}; fix them, or leave them out: on_bad_rows=skip")
         if not facts.rows:
             raise InputError(f"{self._location}: no rows in it; expected columns {', '.join(self._required)}")
-        if facts.num_replaced > _MAX_REPLACED * facts.rows:
+        # A Parquet file has no encoding that could be another one.
+        is_parquet = isinstance(self._reader, ParquetReader)
+        if facts.num_replaced > _MAX_REPLACED * facts.rows and not is_parquet:
             raise InputError(
                 f"{self._location}: {facts.num_replaced:,} texts in {facts.rows:,} rows are not UTF8; save the file as "
                 "UTF-8, or name its encoding, such as encoding=cp1252"
