@@ -50,8 +50,8 @@ _BLOCK_BYTES = 8 << 20
 class Dump:
     """An open title.basics dump with a valid header.
 
-    `malformed` counts skipped lines by reason, and `damage` is the error of a corrupt gzip stream; both are complete
-    after `rows` has been exhausted.
+    `malformed` counts skipped lines by reason, and `damage` tells of a corrupt gzip stream or a cut line; both are
+    complete after `rows` has been exhausted.
 
     Raises:
         InputError: the file cannot be read, is empty, or is not a title.basics dump.
@@ -133,7 +133,10 @@ class Dump:
             chunks = [block[end:] if end else b"\t" * len(self._names)]
             size = len(chunks[0])
         last = b"".join(chunks)
-        end = len(last) if self.damage is None else last.rfind(b"\n") + 1
+        complete = last.rfind(b"\n") + 1
+        if self.damage is None and complete < len(last) and last.count(b"\t", complete) < len(self._names) - 1:
+            self.damage = "its last line is cut off"
+        end = len(last) if self.damage is None else complete
         if end < len(last):
             self.malformed["truncated_file"] += 1
         if end:

@@ -17,12 +17,14 @@ from mmgenre.catalog import dump as fields
 from mmgenre.catalog.balance import BalanceConfig, choose
 from mmgenre.catalog.dump import Dump, TitleType
 from mmgenre.config import Config, Requirements
+from mmgenre.errors import InputError
 from mmgenre.labels import GENRES, decode
 from mmgenre.tables import storage
 from mmgenre.tables.manifest import Manifest, Recipe
 from mmgenre.tables.output import Output
 from mmgenre.tables.schema import CATALOG
 from mmgenre.tables.table import TableWriter
+from mmgenre.tables.user_files import remarks
 
 _BITS = np.arange(len(GENRES), dtype=np.uint16)
 _MAX_REPORTED_GENRES = 20
@@ -44,6 +46,7 @@ class CatalogConfig(Config):
     title_types: tuple[TitleType, ...] = Field(("movie", "tvMovie"), min_length=1, description="IMDb title types")
     min_year: int | None = Field(None, gt=0, description="first year; if set, titles without a year are dropped")
     max_year: int | None = Field(None, gt=0, description="last year; if set, titles without a year are dropped")
+    allow_damaged: bool = Field(False, description="use the rows before the damage of a truncated or corrupt dump")
     adult: bool = Field(False, description="keep titles that IMDb marks as adult")
     keep_unlabelled: bool = Field(False, description="keep titles with none of the nine genres; never capped")
     balance: BalanceConfig = BalanceConfig()
@@ -64,16 +67,17 @@ def catalog(config: CatalogConfig) -> Manifest:
     """Write the catalogue; returns at once if it is already complete.
 
     Raises:
-        InputError: the dump is missing, empty or a different file, or the output holds another table.
+        InputError: the dump is missing, empty, damaged or a different file, or the output holds another table.
     """
     dump = Dump(config.input)
     recipe = Recipe(
         job="catalog",
-        settings=config.to_settings(without=("input", "output", "overwrite")),
+        settings=config.to_settings(without=("input", "output", "overwrite", "allow_damaged")),
         inputs={"input": storage.fingerprint(config.input)},
     )
     output = Output(config.output, recipe, overwrite=config.overwrite)
     if output.finished is not None:
+        _require_whole(config, output.finished.notes)
         return output.finished
     with output:
         writer = TableWriter(output, CATALOG)
@@ -84,7 +88,13 @@ def catalog(config: CatalogConfig) -> Manifest:
         for table in _in_files(movies, config.rows_per_file):
             writer.write(curation.add_genres(table))
         notes = curation.notes(dump)
+        _require_whole(config, notes)
         return writer.finish(rows_in=notes["curation"][0]["rows"], expected_rows=curation.num_rows, notes=notes)
+
+
+def _require_whole(config: CatalogConfig, notes: dict[str, Any]) -> None:
+    if notes["warnings"] and not config.allow_damaged:
+        raise InputError(f"{notes['warnings'][0]}, or accept that with allow_damaged=true")
 
 
 def describe(manifest: Manifest) -> str:
@@ -98,8 +108,8 @@ def describe(manifest: Manifest) -> str:
         [
             curation_table(notes["curation"]),
             *(f"{name}: {text}" for name, text in counts.items() if text),
-            *(f"warning: {warning}" for warning in notes["warnings"]),
             str(manifest),
+            *remarks(notes),
         ]
     )
 
@@ -168,7 +178,10 @@ class Curation:
         """Manifest notes about an exhausted dump; `curation` accounts for all of its rows."""
         malformed = dump.malformed + self._malformed
         steps = {"rows in the dump": dump.malformed.total() + self._kept["rows with all columns"]} | self._kept
-        damage = f"{dump.location}: damaged ({dump.damage}); only rows before the damage are used, download it again"
+        damage = (
+            f"{dump.location}: damaged ({dump.damage}); only the {steps['rows in the dump']:,} rows before the damage "
+            "are used: download it again"
+        )
         return {
             "curation": [{"step": step, "rows": rows} for step, rows in steps.items()],
             "malformed": dict(malformed.most_common()),

@@ -21,6 +21,7 @@ from mmgenre.tables.manifest import Manifest, Recipe
 from mmgenre.tables.output import Output
 from mmgenre.tables.schema import CATALOG, ENRICHED, MOVIES, POSTERS, SPLITS, per_genre
 from mmgenre.tables.table import Table, TableWriter, count_values
+from mmgenre.tables.user_files import remarks
 
 _ROWS_PER_PART = 50_000
 _POSTERS_AVAILABLE = "posters available"
@@ -94,6 +95,7 @@ def _fill(
     notes = {
         "curation": [*catalog.manifest.notes.get("curation", []), *steps],
         "splits": count_values(rows["split"]),
+        "warnings": catalog.manifest.notes.get("warnings", []),
     }
     return writer.finish(rows_in=catalog.manifest.rows, notes=notes)
 
@@ -101,7 +103,8 @@ def _fill(
 def describe(manifest: Manifest) -> str:
     """The curation table, the size of each split, and the manifest's line."""
     splits = ", ".join(f"{split} {manifest.notes['splits'][split]:,}" for split in SPLITS)
-    return "\n".join([curation_table(manifest.notes["curation"]), f"splits: {splits}", str(manifest)])
+    lines = [curation_table(manifest.notes["curation"]), f"splits: {splits}", str(manifest), *remarks(manifest.notes)]
+    return "\n".join(lines)
 
 
 def normalise(plot: str) -> str:

@@ -138,7 +138,7 @@ def enrich(config: EnrichConfig, environment: Mapping[str, str] = os.environ) ->
     if table.output.finished is not None and not fetch_plan.due:
         return table.output.finished
     movies = catalog.read(["imdb_id"])["imdb_id"]
-    notes = {"curation": catalog.manifest.notes.get("curation", [])}
+    notes = {name: catalog.manifest.notes.get(name, []) for name in ("curation", "warnings")}
     finish = functools.partial(table.finish, movies, content=_CONTENT, notes=notes)
     if isinstance(config.provider, DumpConfig):
         file = config.provider.open()

@@ -12,6 +12,8 @@ from mmgenre.evaluation.job import EvaluateConfig, Report, evaluate
 from mmgenre.pipeline.stages import StagesConfig, fill, fill_stages, print_line, run_catalog, run_fetching, run_stage
 from mmgenre.report.job import ReportConfig, report
 from mmgenre.tables import storage
+from mmgenre.tables.table import Table
+from mmgenre.tables.user_files import remarks
 from mmgenre.tagging.job import TagConfig, tag
 from mmgenre.text_tables import aligned
 from mmgenre.training.config import TrainConfig
@@ -110,7 +112,8 @@ def run_pipeline(config: PipelineConfig) -> str:
     parts = [f"{name}: {model_scores}" for name, model_scores in scores.items()]
     if len(scores) > 1:
         parts.append(aligned(comparison_rows(scores)))
-    return "\n" + "\n\n".join([*parts, f"report: {config.report.page}"])
+    damage = remarks({"warnings": Table(config.dataset.output).manifest.notes.get("warnings", [])})
+    return "\n" + "\n\n".join([*parts, f"report: {config.report.page}", *damage])
 
 
 def _run_model(name: str, run: ModelRun) -> Report:

@@ -17,13 +17,14 @@ from mmgenre.sandbox.catalogue import DUMP
 from mmgenre.sandbox.job import ServeConfig, prepare, serving
 from mmgenre.tables import storage
 from mmgenre.tables.manifest import Manifest, read_manifest
-from mmgenre.tables.user_files import describe_files
+from mmgenre.tables.user_files import remarks
 
 
 class StagesConfig(Config):
     """Dump to plots and posters; by default, each stage reads what the one before it wrote."""
 
     output: str = Field(description="folder with one folder per stage")
+    allow_damaged: bool = Field(False, description="use the rows before the damage of a truncated or corrupt dump")
     sandbox: ServeConfig | None = Field(None, description="local server in place of TMDB; null: TMDB itself")
     catalog: CatalogConfig
     enrich: EnrichConfig
@@ -57,6 +58,8 @@ def fill_stages(values: dict[str, Any]) -> dict[str, Any]:
         data = chained["sandbox"].get("data") or chained["sandbox"]["output"]
         fill(chained, "catalog", input=storage.join(str(data), DUMP))
     fill(chained, "catalog", output=storage.join(root, "catalog"))
+    if isinstance(chained["catalog"], dict):
+        chained["catalog"].setdefault("allow_damaged", chained.get("allow_damaged", False))
     fill(chained, "enrich", catalog=storage.join(root, "catalog"), output=storage.join(root, "enriched"))
     if chained.get("posters") is not None:
         fill(chained, "posters", enriched=storage.join(root, "enriched"), output=storage.join(root, "posters"))
@@ -93,7 +96,7 @@ def run_stage(name: str, work: Callable[[], Manifest], output: str) -> None:
         print_line(f"{name}: already complete, {manifest.rows:,} rows")
     else:
         print_line(f"{name}: {manifest.account()}, {time.monotonic() - start:.1f} s")
-    for line in describe_files(manifest.notes):
+    for line in remarks(manifest.notes):
         print_line(f"{name}: {line}")
 
 

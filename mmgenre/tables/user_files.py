@@ -81,13 +81,14 @@ class FileFacts:
 
 
 def describe(manifest: Manifest) -> str:
-    """The lines about users' files, and the manifest's line."""
-    return "\n".join([*describe_files(manifest.notes), str(manifest)])
+    """The manifest's line, and what is to be said about its inputs."""
+    return "\n".join([str(manifest), *remarks(manifest.notes)])
 
 
-def describe_files(notes: Mapping[str, Any]) -> list[str]:
-    """Lines about the users' files that an output was made from, given its manifest's notes."""
-    return list(filter(None, map(describe_notes, notes.get("files", {}).values())))
+def remarks(notes: Mapping[str, Any]) -> list[str]:
+    """Lines about users' files and damaged ones that an output was made from, given its manifest's notes."""
+    files = filter(None, map(describe_notes, notes.get("files", {}).values()))
+    return [*files, *(f"warning: {warning}" for warning in notes.get("warnings", []))]
 
 
 def describe_notes(notes: Mapping[str, Any]) -> str:

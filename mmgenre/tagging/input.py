@@ -152,8 +152,14 @@ class TagInput:
                 self._file.require_matches(right.ids, location, right.num_matches)
 
     def notes(self) -> dict[str, Any]:
-        """About a user's file, once all rows have been read: for a manifest."""
-        return {} if self._table is not None else {"files": {"movies": self._file.facts.notes()}}
+        """About users' files and damaged dumps that the movies come from, once all rows have been read."""
+        files = {"movies": self._file.facts.notes()} if self._table is None else {}
+        tables = [self._table, *(side.table for side in self._side_tables.values() if side.columns)]
+        notes = [table.manifest.notes for table in tables if table is not None]
+        for of_table in notes:
+            files |= of_table.get("files", {})
+        warnings = dict.fromkeys(warning for of_table in notes for warning in of_table.get("warnings", []))
+        return {"files": files, "warnings": list(warnings)}
 
     @cached_property
     def _file(self) -> UserFile:

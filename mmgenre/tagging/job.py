@@ -119,8 +119,8 @@ def _tag(config: TagConfig, output: Output, source: TagInput, card: Card) -> Non
             "cutoffs": decisions.to_settings(),
             "carried_over": counts.rows_in - counts.rows,
             "coverage": writer.coverage(),
-            "files": counts.notes.get("files", {}),
-        } | stats.notes(stage=staged - start, write=time.monotonic() - computed)
+        }
+        notes |= counts.notes | stats.notes(stage=staged - start, write=time.monotonic() - computed)
         table.finish(rows_in=counts.rows_in, expected_rows=counts.rows_in, notes=notes)
     storage.delete(storage.join(config.output, WORK))
 

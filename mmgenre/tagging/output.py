@@ -15,7 +15,7 @@ from mmgenre.tables.chunks import gather
 from mmgenre.tables.manifest import Manifest
 from mmgenre.tables.schema import PREDICTIONS, from_per_genre
 from mmgenre.tables.table import PARTS, TableWriter
-from mmgenre.tables.user_files import describe_files
+from mmgenre.tables.user_files import remarks
 from mmgenre.tagging.decisions import Decisions
 from mmgenre.text_tables import aligned
 
@@ -89,7 +89,7 @@ class TagWriter:
 def describe(manifest: Manifest) -> str:
     """Summary of a tagged catalogue: rows by title type and decade, and the manifest."""
     rows = manifest.notes.get("coverage") or []
-    parts = [*describe_files(manifest.notes), str(manifest)]
+    parts = [str(manifest), *remarks(manifest.notes)]
     if any(title_type or decade for title_type, decade, _, _ in rows):
         parts = [_counts_by("title type", 0, rows), _counts_by("decade", 1, rows), *parts]
     return "\n".join(parts)

@@ -29,7 +29,6 @@ from mmgenre.tables.manifest import MANIFEST
         (row("tt0000002", title=b"Caf\xe9"), "not_utf8"),
         (row("tt0000002", adult="1987"), "bad_adult_flag"),
         (row("tt0000001", title="Again"), "duplicate_id"),
-        (row("tt0000002")[:20], "wrong_number_of_columns"),
     ],
 )
 def test_a_malformed_row_is_dropped_and_counted_by_reason(tmp_path, bad, reason):
@@ -79,7 +78,7 @@ def test_gzip_is_detected_by_content(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "overwritten"])
-def test_a_damaged_gzip_yields_the_rows_before_the_damage_and_a_warning(tmp_path, damage):
+def test_a_damaged_gzip_is_refused_unless_the_rows_before_the_damage_will_do(tmp_path, damage):
     whole = HEADER + b"".join(row(f"tt{number:07}", title=f"{number * 7919}") for number in range(1, 20_000))
     content = bytearray(gzip.compress(whole))
     middle = len(content) // 2
@@ -87,13 +86,27 @@ def test_a_damaged_gzip_yields_the_rows_before_the_damage_and_a_warning(tmp_path
     path = tmp_path / "dump.gz"
     path.write_bytes(content)
 
-    manifest = make(tmp_path, path)
+    with pytest.raises(
+        InputError, match=r"dump\.gz: damaged .* only the [\d,]+ rows before the damage .* allow_damaged=true"
+    ):
+        make(tmp_path, path)
+    manifest = make(tmp_path, path, allow_damaged=True)
 
     assert 1000 < manifest.rows < 19_000
     assert ids(tmp_path) == [f"tt{number:07}" for number in range(1, manifest.rows + 1)]
     assert manifest.notes["malformed"]["truncated_file"] == 1
     assert steps(manifest)["rows in the dump"] > manifest.rows
-    assert f"warning: {path}: damaged" in describe(manifest)
+    assert describe(manifest).splitlines()[-1].startswith(f"warning: {path}: damaged")
+    with pytest.raises(InputError, match="allow_damaged=true"):
+        make(tmp_path, path)
+
+
+def test_a_last_line_that_is_cut_off_is_damage(tmp_path):
+    content = HEADER + row() + row("tt0000002")
+
+    with pytest.raises(InputError, match=r"damaged \(its last line is cut off\); only the 2 rows before the damage"):
+        make(tmp_path, content[:-20])
+    assert make(tmp_path, content[:-20], allow_damaged=True).rows == 1
 
 
 def test_the_first_row_of_an_id_is_kept_across_blocks(tmp_path, monkeypatch):

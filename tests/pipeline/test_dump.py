@@ -1,5 +1,9 @@
 """A whole dump is planned and tagged by one command."""
 
+import gzip
+import json
+
+import dumps
 import pytest
 import torch
 from job_runs import run_job
@@ -34,6 +38,27 @@ def trained(generated_movies, tmp_path_factory):
 def tag_dump(trained, output, *overrides):
     arguments = ["configs/tag/dump.yaml", f"checkpoint={trained}", f"output={output}", "sandbox={}", *SMALL]
     return run_job("tag.py", *arguments, *overrides)
+
+
+def test_a_truncated_dump_is_refused_or_told_to_the_end(local_ray, trained, tmp_path):
+    dump, plots, tags = tmp_path / "title.basics.tsv.gz", tmp_path / "plots.csv", tmp_path / "run/tags/_run.json"
+    whole = gzip.compress(dumps.HEADER + b"".join(dumps.many(3000)))
+    dump.write_bytes(whole[: len(whole) // 2])
+    plots.write_text("imdb_id,plot\n" + "".join(f"{number},A plot.\n" for number in range(1, 100)))
+    arguments = ["configs/tag/dump.yaml", f"checkpoint={trained}", f"output={tmp_path / 'run'}", f"input={dump}"]
+    arguments += ["posters=null", f"enrich.provider={{kind: dump, path: {plots}}}"]
+
+    refused = run_job("tag.py", *arguments)
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].startswith(f"error: {dump}: damaged (")
+    assert not tags.exists()
+
+    accepted = run_job("tag.py", *arguments, "allow_damaged=true")
+    assert accepted.returncode == 0, accepted.stderr
+    assert accepted.stdout.splitlines()[-1].startswith(f"warning: {dump}: damaged (")
+    notes = json.loads(tags.read_text())["notes"]
+    assert notes["warnings"][0].startswith(f"{dump}: damaged (")
+    assert notes["files"]["provider"]["normalised_ids"] == 99
 
 
 def test_a_dump_is_planned_and_tagged_and_its_coverage_printed(local_ray, trained, tmp_path):
