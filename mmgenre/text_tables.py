@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+# The first character of a text that spreadsheets take for a formula, or skip to reach one.
+FORMULA = r"^([=+\-@\t\r\n" + "\uff1d\uff0b\uff0d\uff20" + "])"
+
 
 def three_decimals(*values: float) -> list[str]:
     """Scores rounded to three decimals, such as 0.812."""

@@ -53,6 +53,9 @@ class ServingConfig(DecisionConfig):
     explain_timeout_s: float = Field(60, gt=0, description="seconds per /explain request; then 503")
     tables_at_once: int = Field(2, ge=1, description="CSV files tagged concurrently; beyond that, requests get a 503")
     table_timeout_s: float = Field(300, gt=0, description="seconds per CSV file; then 503")
+    safe_cells: bool = Field(
+        False, description="put ' before the cells of a CSV file that spreadsheets take for formulas (= + - @)"
+    )
     poster_side: int = Field(
         384, ge=16, description="longest side, in px, that uploaded posters are resized to; use the training value"
     )

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ from mmgenre.serving.config import Limits
 from mmgenre.serving.replicas import MovieToTag, Prediction
 from mmgenre.serving.request_error import RequestError, quoted
 from mmgenre.tables.user_files import ALIASES
+from mmgenre.text_tables import FORMULA
 
 _BOM = "\ufeff"
 _DELIMITERS = ",;\t"
@@ -43,19 +45,23 @@ class CsvTable:
         titles, plots = (self._column(name) for name in ("title", "plot"))
         return [MovieToTag(title, plot, None) for title, plot in zip(titles, plots, strict=True)]
 
-    def tagged(self, predictions: Sequence[Prediction], genres: Sequence[Sequence[str]]) -> bytes:
+    def tagged(
+        self, predictions: Sequence[Prediction], genres: Sequence[Sequence[str]], *, safe_cells: bool = False
+    ) -> bytes:
         """The file with columns appended for genres, status and probabilities.
 
         Args:
             predictions: one per row.
             genres: predicted genres, one list per row.
+            safe_cells: put `'` before cells that spreadsheets take for formulas.
         """
+        guard = (lambda cell: re.sub(FORMULA, r"'\1", cell)) if safe_cells else str
         text = io.StringIO()
         writer = csv.writer(text, delimiter=self.delimiter, lineterminator="\r\n")
-        writer.writerow([*self.header, *(_unique(name, self.header) for name in _ADDED_COLUMNS)])
+        writer.writerow([*map(guard, self.header), *(_unique(name, self.header) for name in _ADDED_COLUMNS)])
         for row, prediction, names in zip(self.rows, predictions, genres, strict=True):
             cells = ["" if math.isnan(value) else f"{value:.7f}" for value in prediction.probabilities.tolist()]
-            writer.writerow([*row, "|".join(names), prediction.status, *cells])
+            writer.writerow([*map(guard, row), "|".join(names), prediction.status, *cells])
         return ((_BOM if self.has_bom else "") + text.getvalue()).encode()
 
     def _column(self, name: str) -> list[str | None]:

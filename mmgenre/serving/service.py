@@ -160,7 +160,7 @@ class Service:
                 csv_table = await asyncio.to_thread(csv_tables.read, table.content, self.config.limits)
                 predictions = await self._predict_table(csv_table.movies())
                 genres = [decode(labels) for labels in self._responses.decide(predictions)]
-                return await asyncio.to_thread(csv_table.tagged, predictions, genres)
+                return await asyncio.to_thread(csv_table.tagged, predictions, genres, safe_cells=self.config.safe_cells)
         finally:
             self._num_tables -= 1
 

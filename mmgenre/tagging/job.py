@@ -29,11 +29,11 @@ from mmgenre.tables.user_files import ENCODING, ON_BAD_ROWS, OnBadRows
 from mmgenre.tagging.actors import InferenceSettings, compute_units
 from mmgenre.tagging.decisions import DecisionConfig, Decisions, calibrations, trained_thresholds
 from mmgenre.tagging.input import MovieSources, TagInput
-from mmgenre.tagging.output import OWNED, Export, TagWriter
+from mmgenre.tagging.output import OWNED, Export, Exports, TagWriter
 from mmgenre.tagging.units import WORK, EarlierPredictions, WorkFolder, earlier_files
 
 # Settings that do not affect probabilities: the last step's, and the choice of movies.
-_FINISH_SETTINGS = {*DecisionConfig.model_fields, "columns", "export", "split"}
+_FINISH_SETTINGS = {*DecisionConfig.model_fields, "columns", "export", "safe_cells", "split"}
 
 
 class TagConfig(DecisionConfig):
@@ -55,6 +55,9 @@ class TagConfig(DecisionConfig):
     )
     columns: tuple[str, ...] = Field((), description="columns of the movies or a side table to copy")
     export: tuple[Export, ...] = Field((), description="also write OUTPUT/_tags.csv, or _tags.tsv in IMDb's format")
+    safe_cells: bool = Field(
+        False, description="put ' before exported texts that spreadsheets take for formulas (= + - @ at their start)"
+    )
     output: str = Field(description="folder of the PREDICTIONS table; run the same command again to resume")
     overwrite: bool = Field(False, description="replace an output of another model or configuration")
     actors: int | None = Field(None, ge=1, description="processes, each with a model; null: one per CPU or GPU")
@@ -86,6 +89,8 @@ def tag(config: TagConfig) -> Manifest:
     trained_thresholds(card, config.checkpoint)
     places = MovieSources(**{field.name: getattr(config, field.name) for field in dataclasses.fields(MovieSources)})
     source = TagInput(places, _reads(card, config.without), config.columns)
+    exports = Exports(config.export, safe_cells=config.safe_cells)
+    exports.require_text(source.kept)
     recipe = _recipe(config, card, source)
     output = Output(config.output, recipe, (*OWNED, WORK), mode="extend", overwrite=config.overwrite)
     if output.finished is not None:
@@ -110,7 +115,7 @@ def _tag(config: TagConfig, output: Output, source: TagInput, card: Card) -> Non
         computed = time.monotonic()
         decisions = Decisions(calibrations(card, config.checkpoint), config)
         table = TableWriter(output, pa.schema([*PREDICTIONS, *source.kept]))
-        writer = TagWriter(table, decisions, source.kept, config.export)
+        writer = TagWriter(table, decisions, source.kept, exports)
         writer.write(work.results())
         counts = work.staged.manifest
         notes = {

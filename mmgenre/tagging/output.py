@@ -3,12 +3,14 @@
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import IO, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmgenre.errors import InputError
 from mmgenre.labels import decode
 from mmgenre.tables import storage
 from mmgenre.tables.chunks import gather
@@ -17,7 +19,7 @@ from mmgenre.tables.schema import PREDICTIONS, from_per_genre
 from mmgenre.tables.table import PARTS, TableWriter
 from mmgenre.tables.user_files import remarks
 from mmgenre.tagging.decisions import Decisions
-from mmgenre.text_tables import aligned
+from mmgenre.text_tables import FORMULA, aligned
 
 Export = Literal["csv", "tsv"]
 # Readers of Parquet folders ignore files whose names start with an underscore.
@@ -26,6 +28,44 @@ OWNED = (PARTS, *EXPORTS.values())
 _ROWS_PER_PART = 50_000
 _NULL: dict[Export, str] = {"csv": "", "tsv": "\\N"}
 _SEPARATOR: dict[Export, str] = {"csv": ",", "tsv": "\t"}
+
+
+@dataclass(frozen=True)
+class Exports:
+    """The text files to write beside the table.
+
+    Args:
+        kinds: of files.
+        safe_cells: put `'` before texts that spreadsheets take for formulas.
+    """
+
+    kinds: Sequence[Export]
+    safe_cells: bool = False
+
+    def require_text(self, kept: Sequence[pa.Field]) -> None:
+        """Raise InputError if a column to copy cannot be written as text."""
+        for field in kept if self.kinds else ():
+            try:
+                self.text("csv", pa.chunked_array([pa.array([], field.type)]))
+            except pa.ArrowException:
+                raise InputError(
+                    f"export: column {field.name} is {field.type}, which has no place in a text file; take it out of "
+                    "`columns`, or export nothing"
+                ) from None
+
+    def text(self, kind: Export, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Values as text: IMDb's TSV format has no quoting, so tabs and line breaks become spaces; CSV is quoted."""
+        if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+            column = pc.binary_join(column.cast(pa.list_(pa.string())).combine_chunks(), ",")
+        text = column.cast(pa.string())
+        if self.safe_cells and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            text = pc.replace_substring_regex(text, FORMULA, r"'\1")
+        if kind == "tsv":
+            text = pc.replace_substring_regex(text, r"[\t\r\n]+", " ")
+        else:
+            quoted = pc.binary_join_element_wise('"', pc.replace_substring(text, '"', '""'), '"', "")
+            text = pc.if_else(pc.match_substring_regex(text, r'[",\r\n]'), quoted, text)
+        return text.fill_null(_NULL[kind])
 
 
 class TagWriter:
@@ -38,7 +78,7 @@ class TagWriter:
         exports: text files to write as well.
     """
 
-    def __init__(self, writer: TableWriter, decisions: Decisions, kept: Sequence[pa.Field], exports: Sequence[Export]):
+    def __init__(self, writer: TableWriter, decisions: Decisions, kept: Sequence[pa.Field], exports: Exports):
         self._writer, self._decisions = writer, decisions
         self._schema = pa.schema([*PREDICTIONS, *kept])
         self._exports = exports
@@ -50,7 +90,7 @@ class TagWriter:
         for name in EXPORTS.values():
             storage.delete(storage.join(self._writer.directory, name))
         with contextlib.ExitStack() as stack:
-            files = {kind: stack.enter_context(self._open(kind)) for kind in self._exports}
+            files = {kind: stack.enter_context(self._open(kind)) for kind in self._exports.kinds}
             for rows in gather(map(self._with_genres, results), rows=_ROWS_PER_PART):
                 self._writer.write(rows)
                 self._coverage.update(_coverage(rows))
@@ -72,8 +112,9 @@ class TagWriter:
     @contextlib.contextmanager
     def _open(self, kind: Export) -> Iterator[IO[bytes]]:
         with storage.written_whole(storage.join(self._writer.directory, EXPORTS[kind])) as file:
-            header = ["tconst", "genres", *self._schema.names[len(PREDICTIONS.names) :]]
-            file.write((_SEPARATOR[kind].join(header) + "\n").encode())
+            names = ["tconst", "genres", *self._schema.names[len(PREDICTIONS.names) :]]
+            header = self._exports.text(kind, pa.chunked_array([names]))
+            file.write((_SEPARATOR[kind].join(header.to_pylist()) + "\n").encode())
             yield file
 
     def _lines(self, kind: Export, rows: pa.Table) -> bytes:
@@ -81,7 +122,7 @@ class TagWriter:
         empty = pc.equal(pc.list_value_length(rows["genres"]).fill_null(0), 0)
         genres = pc.if_else(empty, None, pc.binary_join(rows["genres"].combine_chunks(), ","))
         columns = [rows["imdb_id"], genres, *(rows[name] for name in self._schema.names[len(PREDICTIONS.names) :])]
-        texts = [_text(kind, column) for column in columns]
+        texts = [self._exports.text(kind, column) for column in columns]
         rows_of_text = zip(*(text.to_pylist() for text in texts), strict=True)
         return "".join(_SEPARATOR[kind].join(fields) + "\n" for fields in rows_of_text).encode()
 
@@ -119,16 +160,3 @@ def _coverage(rows: pa.Table) -> Counter[tuple[str, str, str]]:
     keys = pa.table({"kind": kinds, "decade": decades, "status": rows["status"]})
     groups = keys.group_by(keys.column_names).aggregate([([], "count_all")]).to_pylist()
     return Counter({(group["kind"], group["decade"], group["status"]): group["count_all"] for group in groups})
-
-
-def _text(kind: Export, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Values as text: IMDb's TSV format has no quoting, so tabs and line breaks become spaces; CSV is quoted."""
-    if pa.types.is_list(column.type):
-        column = pc.binary_join(column.combine_chunks(), ",")
-    text = column.cast(pa.string())
-    if kind == "tsv":
-        text = pc.replace_substring_regex(text, r"[\t\r\n]+", " ")
-    else:
-        quoted = pc.binary_join_element_wise('"', pc.replace_substring(text, '"', '""'), '"', "")
-        text = pc.if_else(pc.match_substring_regex(text, r'[",\r\n]'), quoted, text)
-    return text.fill_null(_NULL[kind])

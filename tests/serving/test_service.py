@@ -385,6 +385,20 @@ def test_a_spreadsheets_byte_order_mark_and_delimiter_are_kept():
     assert lines[1] == "A;B;one;Drama|Crime;text_only" + ";0.2500000" * 9
 
 
+def test_cells_that_spreadsheets_take_for_formulas_are_guarded_on_demand():
+    table = csv_tables.read(b"=name,plot\r\n@A,-one\r\nB,two\r\n", Limits())
+    predictions = [Prediction("text_only", np.full(9, 0.25, np.float32), None)] * 2
+
+    as_they_are, guarded = (table.tagged(predictions, [[], []], safe_cells=safe) for safe in (False, True))
+
+    assert [line.split(",")[:2] for line in as_they_are.decode().splitlines()] == [["=name", "plot"], *table.rows]
+    assert [line.split(",")[:2] for line in guarded.decode().splitlines()] == [
+        ["'=name", "plot"],
+        ["'@A", "'-one"],
+        ["B", "two"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "expected_name"),
     [

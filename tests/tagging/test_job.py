@@ -24,7 +24,7 @@ from mmgenre.models.movies import Movies
 from mmgenre.models.tfidf import TfidfConfig
 from mmgenre.scoring.thresholds import decide, fit_thresholds, probabilities
 from mmgenre.tables.lease import OutputInUseError
-from mmgenre.tables.schema import CATALOG, ENRICHED, PREDICTIONS, from_per_genre
+from mmgenre.tables.schema import CATALOG, ENRICHED, MOVIES, PREDICTIONS, from_per_genre
 from mmgenre.tables.table import Table
 from mmgenre.tagging import division
 from mmgenre.tagging.actors import Tagger
@@ -342,6 +342,50 @@ def test_other_programs_can_read_the_table_and_its_exports(in_process, trained, 
     with (tmp_path / "tags/_tags.csv").open(newline="") as file:
         rows = sorted(csv.reader(file))
     assert rows[:2] == [["tconst", "genres", "country"], ["tt0000001", genres[0], 'a "b", c']]
+
+
+def test_an_export_quotes_its_header_and_writes_lists(in_process, trained, movies_file, tmp_path, generated_movies):
+    movies = movies_file({"tt0000001": PLOTS[0]}, **{"Title, original": ["A, b"], 'a "b"': ["c"]})
+    tagged(trained, movies, tmp_path / "tags", columns=["Title, original", 'a "b"'], export=["csv"])
+    tagged(trained, generated_movies, tmp_path / "more", columns=["labels"], export=["csv"])
+
+    with (tmp_path / "tags/_tags.csv").open(newline="") as file:
+        header, row = csv.reader(file)
+    assert header == ["tconst", "genres", "Title, original", 'a "b"']
+    assert row[2:] == ["A, b", "c"]
+    with (tmp_path / "more/_tags.csv").open(newline="") as file:
+        assert {len(row["labels"].split(",")) for row in csv.DictReader(file)} == {9}
+
+
+def test_a_column_that_is_no_text_is_refused_before_anything_is_computed(trained, tmp_path, write_table):
+    nested = pa.array([{"a": 1}], pa.struct([("a", pa.int8())]))
+    schema = pa.schema([*MOVIES, ("facts", nested.type)])
+    columns = {name: [None] for name in schema.names} | {"imdb_id": ["tt0000001"], "split": ["test"], "title": ["A"]}
+    columns |= {"plot": ["A plot."], "labels": [[0.0] * 9], "facts": nested}
+    movies = write_table(tmp_path / "movies", schema, columns)
+
+    with pytest.raises(InputError, match="export: column facts is struct"):
+        tagged(trained, movies, tmp_path / "tags", columns=["facts"], export=["csv"])
+    assert not (tmp_path / "tags").exists()
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_cells_that_spreadsheets_take_for_formulas_are_guarded_on_demand(
+    in_process, trained, movies_file, tmp_path, safe
+):
+    cells = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "'=1", "a=1", "\uff1d1"]
+    plots = {f"tt000000{number}": PLOTS[number] for number in range(len(cells))}
+
+    movies = movies_file(plots, **{"=note": cells})
+    tagged(trained, movies, tmp_path / "tags", columns=["=note"], export=["csv", "tsv"], safe_cells=safe)
+
+    with (tmp_path / "tags/_tags.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    guarded = [f"'{cell}" if cell[0] in "=+-@\t\uff1d" else cell for cell in cells]
+    assert [row[2] for row in sorted(rows)] == (guarded if safe else cells)
+    assert header[2] == ("'=note" if safe else "=note")
+    lines = (tmp_path / "tags/_tags.tsv").read_text().splitlines()
+    assert sum(line.split("\t")[2].startswith("'") for line in lines) == (1 + 7 if safe else 1)
 
 
 def test_the_tsv_lists_genres_as_imdb_does(in_process, trained, movies_file, tmp_path):
