@@ -97,12 +97,13 @@ def tag(config: TagConfig) -> Manifest:
         return output.finished
     with output.reserved():
         if output.finished is None:
-            _tag(config, output, source, card)
+            _tag(config, output, source, exports)
     return Table(config.output).manifest
 
 
-def _tag(config: TagConfig, output: Output, source: TagInput, card: Card) -> None:
+def _tag(config: TagConfig, output: Output, source: TagInput, exports: Exports) -> None:
     """Compute the predictions and write the table."""
+    card = checkpoint.read_card(config.checkpoint)
     start = time.monotonic()
     work, model = _work_folder(config.output, output.recipe)
     if output.keeps and read_manifest(config.output) is not None:
