@@ -25,6 +25,7 @@ from samples import sample
 from torch import nn
 
 from mmgenre.models import GenreModel, checkpoint
+from mmgenre.tables.chunks import sorted_by_id
 from mmgenre.tables.schema import MOVIES, PREDICTIONS, from_per_genre
 from mmgenre.tables.table import Table
 
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "mmgenre-bench-inference"))
     options = parser.parse_args()
     movies = sample(options.movies, options.work / "movies", {"train": options.posters}, "image")
-    rows = Table(movies, MOVIES).read().sort_by("imdb_id")
+    rows = sorted_by_id(Table(movies, MOVIES).read())
     seconds = tag(options.checkpoint, movies, options.work / "tags")
     ours = len(rows) / seconds
     plain, chances = loop_plainly(options.checkpoint, rows.slice(0, options.plain))

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmgenre.tables.chunks import sorted_by_id
 from mmgenre.tables.manifest import Recipe
 from mmgenre.tables.output import Output
 from mmgenre.tables.schema import MOVIES
@@ -28,5 +29,7 @@ def sample(movies: str, output: Path, sizes: dict[str, int], column: str) -> str
 
 def _some(movies: str, split: str, size: int, column: str) -> pa.Table:
     wanted = (pc.field("split") == split) & pc.field(column).is_valid()
-    rows = Table(movies, MOVIES).read(filter=wanted).sort_by("imdb_id")
-    return rows.take(np.sort(np.random.default_rng(0).permutation(len(rows))[:size]))
+    table = Table(movies, MOVIES)
+    ids = table.read(["imdb_id"], filter=wanted)["imdb_id"].sort()
+    chosen = ids.take(np.sort(np.random.default_rng(0).permutation(len(ids))[:size]))
+    return sorted_by_id(table.read(filter=wanted & pc.field("imdb_id").isin(chosen.combine_chunks())))

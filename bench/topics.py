@@ -24,6 +24,7 @@ from sklearn.decomposition import NMF, LatentDirichletAllocation
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.metrics import mutual_info_score
 
+from mmgenre.tables.chunks import sorted_by_id
 from mmgenre.tables.schema import from_per_genre
 from mmgenre.tables.table import Table
 from mmgenre.topics.job import PAGE_FOLDER, TopicsConfig, topics
@@ -105,7 +106,7 @@ class Corpus:
     """The terms of all plots, and the movies' genres."""
 
     def __init__(self, movies: str, config: TopicsConfig):
-        rows = Table(movies).read(["imdb_id", "plot", "labels"]).sort_by("imdb_id")
+        rows = sorted_by_id(Table(movies).read(["imdb_id", "plot", "labels"]))
         self.labels = from_per_genre(rows["labels"])
         self.words = config.words
         self.terms = PlotTerms.of([plot or "" for plot in rows["plot"].to_pylist()], config.min_plots)

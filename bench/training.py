@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from samples import sample
 from sklearn.metrics import average_precision_score
@@ -109,8 +110,7 @@ def train_plainly(movies: str, pretrained: str, epochs: int) -> Result:
 
 def encoded(movies: str, split: str, pretrained: str) -> TensorDataset:
     """Token ids, masks and labels of a split, padded to its longest plot."""
-    table = Table(movies, MOVIES).read()
-    rows = table.filter(np.array(table["split"].to_pylist()) == split)
+    rows = Table(movies, MOVIES).read(["title", "plot", "labels"], filter=pc.field("split") == split)
     tokenizer = AutoTokenizer.from_pretrained(pretrained)
     found = tokenizer(
         input_texts(Movies.of(rows), title=True),

@@ -3,7 +3,7 @@
 import functools
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +11,15 @@ import pyarrow.compute as pc
 
 from mmgenre.errors import InputError
 from mmgenre.models import EncodedMovies, Encoder, FamilyConfig, Movies
+from mmgenre.tables import storage
+from mmgenre.tables.chunks import sorted_by_id
+from mmgenre.tables.images import IMAGE_FILE, IMAGE_ROW, StoredImages, with_positions, without_images
 from mmgenre.tables.schema import from_per_genre
 from mmgenre.tables.table import Table
 
 # The MOVIES columns a model may need, and their names in messages; a title alone is not enough.
 _INPUTS = {"plot": "plot", "image": "poster"}
+_IMAGES_PER_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def is_known(model: FamilyConfig) -> pc.Expression:
 
 
 def read_split(table: Table, split: str | Sequence[str], model: FamilyConfig, *, images: bool = True) -> Rows:
-    """The movies of a split that a model can read, sorted by id.
+    """The movies of a split that a model can read, sorted by id. Their images stay in the files of the table.
 
     Args:
         table: of the schema MOVIES.
@@ -54,14 +58,34 @@ def read_split(table: Table, split: str | Sequence[str], model: FamilyConfig, *,
     """
     columns = [name for name in model.columns if images or name != "image"]
     names = [split] if isinstance(split, str) else list(split)
-    rows = table.read(["imdb_id", *columns, "labels"], pc.field("split").isin(names) & is_known(model))
+    row_filter = pc.field("split").isin(names) & is_known(model)
+    if "image" in columns:
+        rows = _with_image_positions(table, ["imdb_id", "split", *columns, "labels"], row_filter)
+    else:
+        rows = table.read(["imdb_id", *columns, "labels"], row_filter)
     if rows.num_rows == 0:
         inputs = " or a ".join(_INPUTS[name] for name in _inputs(model))
         raise InputError(
             f"{table.directory}: no {' or '.join(names)} rows with a {inputs}; training needs train and val rows"
         )
-    rows = rows.sort_by("imdb_id")
-    return Rows(rows["imdb_id"], Movies.of(rows), from_per_genre(rows["labels"]))
+    rows = sorted_by_id(rows)
+    movies = Movies.of(rows)
+    if "image" in columns:
+        files, places = (rows[name].fill_null(-1).to_numpy() for name in (IMAGE_FILE, IMAGE_ROW))
+        movies = replace(movies, images=StoredImages(table.files, files, places))
+    return Rows(rows["imdb_id"], movies, from_per_genre(rows["labels"]))
+
+
+def _with_image_positions(table: Table, columns: Sequence[str], row_filter: pc.Expression) -> pa.Table:
+    """The rows of a MOVIES table that pass the filter, with the positions of their images in place of the images."""
+    parts = []
+    for number, file in enumerate(table.files):
+        start = 0
+        for batch in storage.parquet_batches(file, columns, _IMAGES_PER_BATCH):
+            rows = with_positions(pa.Table.from_batches([batch]), number, start)
+            parts.append(without_images(rows.filter(row_filter)))
+            start += len(batch)
+    return pa.concat_tables(parts)
 
 
 def encode(encoder: Encoder, rows: Rows) -> Split:

@@ -20,6 +20,7 @@ from mmgenre.models.checkpoint import Card
 from mmgenre.posters.images import NotAnImage, TooManyPixels, shrink
 from mmgenre.posters.job import PostersConfig
 from mmgenre.tables import storage
+from mmgenre.tables.images import ImageReader
 from mmgenre.tables.manifest import Manifest, Recipe
 from mmgenre.tables.output import Output
 from mmgenre.tables.schema import PredictStatus, from_per_genre
@@ -27,7 +28,6 @@ from mmgenre.tables.table import Table
 from mmgenre.tagging.actors import Tagger
 from mmgenre.tagging.decisions import DecisionConfig, Decisions, calibrations
 from mmgenre.tagging.input import DIGEST, MovieSources, TagInput
-from mmgenre.tagging.units import ImageReader
 
 _PICTURE_SIDE = 960
 # Not part of the recipe: the content they name is.

@@ -1,22 +1,20 @@
 """Posters as pixels: decoding, augmentation, and the pixel normalisation of each set of weights."""
 
-import io
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import Field
 from torch import nn
 
 from mmgenre.config import Config
-from mmgenre.models.movies import Batch, EncodedMovies, Movies
+from mmgenre.models.movies import EncodedMovies, Movies
+from mmgenre.models.pixels import Pixels, StoredPosters, decoded
+from mmgenre.tables.images import StoredImages
 
-# Compute cost of one image in text tokens, used to size prediction batches.
-_TOKENS_PER_IMAGE = 512
+# Most pixels of a split that are held decoded.
+_MAX_PIXEL_BYTES = 4 * 2**30
 
 
 class Normalisation(NamedTuple):
@@ -59,30 +57,6 @@ class AugmentConfig(Config):
         return v2.Compose(steps) if steps else nn.Identity()
 
 
-@dataclass(frozen=True)
-class Pixels:
-    """N posters of one size.
-
-    Args:
-        values: uint8, shape (N, H, W, 3); black where there is no poster.
-    """
-
-    values: np.ndarray
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Compute cost of each poster in text tokens, shape (N,)."""
-        return np.full(len(self.values), _TOKENS_PER_IMAGE)
-
-    def take(self, rows: np.ndarray) -> "Pixels":
-        """The given rows, in that order."""
-        return Pixels(self.values[rows])
-
-    def batch(self, rows: np.ndarray) -> Batch:
-        """`pixels`: uint8, shape (B, 3, H, W), a quarter of the size of the floats that the model computes with."""
-        return {"pixels": torch.from_numpy(self.values[rows]).permute(0, 3, 1, 2).contiguous()}
-
-
 class ImageEncoder:
     """Decodes posters and resizes them to one size, ignoring their aspect ratio.
 
@@ -95,29 +69,22 @@ class ImageEncoder:
         self._height, self._width = height, width
 
     def encode(self, movies: Movies) -> EncodedMovies:
-        """Pixels of all movies; black if there is no poster or it cannot be decoded."""
+        """Pixels of all movies; black if there is no poster or it cannot be decoded.
+
+        Posters that stay in the files of their table, and that would take more than 4 GiB, are decoded batch by batch.
+        """
+        has_text = np.zeros(len(movies), bool)
+        num_bytes = len(movies) * self._height * self._width * 3
+        if isinstance(movies.images, StoredImages) and num_bytes > _MAX_PIXEL_BYTES:
+            stored = StoredPosters.of(movies, self._height, self._width)
+            return EncodedMovies(has_text, stored.has_image, (stored,))
         values = np.zeros((len(movies), self._height, self._width, 3), np.uint8)
-
-        def decode(row: int) -> bool:
-            try:
-                values[row] = self._decode(movies.images[row])
-            except Exception:  # Pillow raises many kinds of errors for broken files
-                return False
-            return True
-
-        rows = [row for row, content in enumerate(movies.images) if content]
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            decoded = list(threads.map(decode, rows))
         has_image = np.zeros(len(movies), bool)
-        has_image[rows] = decoded
-        return EncodedMovies(np.zeros(len(movies), bool), has_image, (Pixels(values),))
-
-    def _decode(self, content: bytes | None) -> np.ndarray:
-        """Shape (H, W, 3), uint8."""
-        image = Image.open(io.BytesIO(content or b""), formats=("JPEG",))
-        # Decodes at 1/2, 1/4 or 1/8 of the size where that is enough.
-        image.draft("RGB", (self._width, self._height))
-        return np.asarray(image.convert("RGB").resize((self._width, self._height), Image.Resampling.BILINEAR))
+        for rows, contents in movies.image_blocks():
+            for row, pixels in zip(rows, decoded(contents, self._height, self._width), strict=True):
+                if pixels is not None:
+                    values[row], has_image[row] = pixels, True
+        return EncodedMovies(has_text, has_image, (Pixels(values),))
 
 
 class Preprocessing(nn.Module):

@@ -1,6 +1,6 @@
 """The input of every model: movies as text and JPEGs, and the same movies encoded as arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, Self
@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 import pyarrow as pa
 import torch
+
+from mmgenre.tables.images import StoredImages
 
 Batch = dict[str, torch.Tensor]
 
@@ -38,6 +40,14 @@ class Movies:
     def __len__(self) -> int:
         """Number of movies."""
         return len(self.plots)
+
+    def image_blocks(self) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+        """Row numbers and JPEGs of the movies with an image, in blocks; stored images are read a few MB at a time."""
+        if isinstance(self.images, StoredImages):
+            yield from self.images.blocks()
+            return
+        found = [(row, content) for row, content in enumerate(self.images) if content]
+        yield np.array([row for row, _ in found], np.int64), [content for _, content in found]
 
 
 class ModelInput(Protocol):

@@ -21,6 +21,7 @@ from mmgenre.posters.download import PosterFetcher
 from mmgenre.progress import Progress
 from mmgenre.tables import storage
 from mmgenre.tables.cache_table import CacheTable
+from mmgenre.tables.chunks import take
 from mmgenre.tables.manifest import Manifest, Recipe
 from mmgenre.tables.schema import ENRICHED, POSTERS, PosterStatus
 from mmgenre.tables.table import Table
@@ -95,8 +96,9 @@ def _select_due(enriched: Table, table: CacheTable, config: PostersConfig) -> pa
     movies = enriched.read(["imdb_id", "poster_url"])
     cached = table.latest(["imdb_id", "status", "poster_url"])
     index = pc.index_in(movies["imdb_id"], cached["imdb_id"])
-    url, cached_url = (pc.fill_null(column, "") for column in (movies["poster_url"], cached["poster_url"].take(index)))
-    status = cached["status"].take(index)
+    matches = take(cached, index.combine_chunks())
+    url, cached_url = (pc.fill_null(column, "") for column in (movies["poster_url"], matches["poster_url"]))
+    status = matches["status"]
     is_unreachable, is_forbidden = (
         pc.fill_null(pc.equal(status, value), False) for value in (PosterStatus.UNREACHABLE, PosterStatus.FORBIDDEN)
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmgenre.tables.chunks import RowStore
 from mmgenre.tables.ids import Lookup
 from mmgenre.tables.table import Table
 
@@ -27,7 +28,7 @@ class RightTable:
 
     def __init__(self, rows: pa.Table):
         self.ids, self.num_matches = rows["imdb_id"], 0
-        self._lookup, self._rows = Lookup(rows["imdb_id"]), rows.drop_columns("imdb_id").combine_chunks()
+        self._lookup, self._rows = Lookup(rows["imdb_id"]), RowStore(rows.drop_columns("imdb_id"))
 
     def join(self, left: pa.Table, *, inner: bool = False) -> pa.Table:
         """Append this table's columns to `left`.
@@ -56,7 +57,7 @@ def with_posters(movies: pa.Table, posters: Table) -> Iterator[pa.Table]:
         movies: in memory, each `imdb_id` once.
         posters: a POSTERS table.
     """
-    lookup = Lookup(movies["imdb_id"])
+    lookup, movies_in_memory = Lookup(movies["imdb_id"]), RowStore(movies)
     has_poster = np.zeros(len(movies), bool)
     images = posters.dataset.to_batches(
         columns=["imdb_id", "image"], filter=pc.field("image").is_valid(), batch_size=_ROWS_PER_PART
@@ -66,7 +67,7 @@ def with_posters(movies: pa.Table, posters: Table) -> Iterator[pa.Table]:
         is_known = places >= 0
         has_poster[places[is_known]] = True
         image = pa.chunked_array([batch["image"].filter(pa.array(is_known))])
-        yield movies.take(pa.array(places[is_known])).append_column("image", image)
+        yield movies_in_memory.take(places[is_known]).append_column("image", image)
     others = movies.filter(pa.array(~has_poster))
     for start in range(0, len(others), _ROWS_PER_PART_WITHOUT_POSTERS):
         part = others.slice(start, _ROWS_PER_PART_WITHOUT_POSTERS)

@@ -18,6 +18,7 @@ from pyarrow.fs import FileType
 from mmgenre.errors import InputError
 from mmgenre.tables import storage
 from mmgenre.tables.ids import Distinct, hashes
+from mmgenre.tables.images import IMAGE_FILE, IMAGE_ROW, with_positions, without_images
 from mmgenre.tables.joins import RightTable
 from mmgenre.tables.readers import valid_text
 from mmgenre.tables.schema import CATALOG, ENRICHED, POSTERS, PREDICTIONS, SplitName
@@ -25,8 +26,6 @@ from mmgenre.tables.table import Table
 from mmgenre.tables.user_files import OnBadRows, UserFile
 
 ID = pa.field("imdb_id", pa.string(), nullable=False)
-# Index of the Parquet file, among those of its table, and of the row that hold the image; null: no image.
-IMAGE_FILE, IMAGE_ROW = "image_file", "image_row"
 DIGEST = "input_digest"
 # What a model may read: the plural for messages, and the setting that names its side table.
 _READABLE = {"title": ("titles", "catalog"), "plot": ("plots", "enriched"), "image": ("posters", "posters")}
@@ -252,7 +251,7 @@ class TagInput:
         for number, file in enumerate(self._posters.files):
             filesystem, path = storage.resolve(file)
             rows = pq.read_table(path, filesystem=filesystem, columns=["imdb_id", "status", "sha256"])
-            rows = _with_positions(rows, number, 0).filter(pc.equal(rows["status"], "ok"))
+            rows = with_positions(rows, number, 0).filter(pc.equal(rows["status"], "ok"))
             parts.append(rows.drop_columns("status"))
         return RightTable(pa.concat_tables(parts))
 
@@ -266,20 +265,10 @@ class TagInput:
 
 
 def _with_own_positions(rows: pa.Table, file_number: int, start: int) -> pa.Table:
-    """Replace the images of rows by their positions and by `sha256`; both null where there is no image."""
-    images = rows["image"]
-    rows = _with_positions(rows.drop_columns("image"), file_number, start)
-    for name in (IMAGE_FILE, IMAGE_ROW):
-        position = pc.if_else(images.is_valid(), rows[name], None)
-        rows = rows.set_column(rows.column_names.index(name), name, position)
-    digests = [None if image is None else hashlib.sha256(image).hexdigest() for image in images.to_pylist()]
+    """Replace the images of rows by their positions and by `sha256`; all null where there is no image."""
+    digests = [None if image is None else hashlib.sha256(image).hexdigest() for image in rows["image"].to_pylist()]
+    rows = without_images(with_positions(rows, file_number, start))
     return rows.append_column("sha256", pa.array(digests, pa.string()))
-
-
-def _with_positions(rows: pa.Table, file_number: int, start: int) -> pa.Table:
-    numbers = pa.array(np.arange(start, start + len(rows), dtype=np.int32))
-    file = pa.array(np.full(len(rows), file_number, np.int32))
-    return rows.append_column(IMAGE_FILE, file).append_column(IMAGE_ROW, numbers)
 
 
 def _digests(rows: pa.Table, texts: Sequence[str]) -> pa.Array:

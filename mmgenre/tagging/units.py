@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 from mmgenre.tables import storage
 from mmgenre.tables.chunks import gather
 from mmgenre.tables.ids import Lookup
+from mmgenre.tables.images import ImageReader, row_group_sizes
 from mmgenre.tables.manifest import Recipe, read_manifest
 from mmgenre.tables.output import Output
 from mmgenre.tables.schema import PREDICTIONS, PredictStatus
 from mmgenre.tables.table import Table, TableWriter, parts_in, write_parquet
 from mmgenre.tagging.division import Division
-from mmgenre.tagging.input import DIGEST, IMAGE_FILE, IMAGE_ROW, TagInput
+from mmgenre.tagging.input import DIGEST, TagInput
 
 WORK = "_work"
 _STAGED, _UNITS = "staged", "units"
@@ -67,7 +68,7 @@ class WorkFolder:
         """All units, in order."""
         units: list[Unit] = []
         for part, file in zip(self.staged.manifest.files, self.staged.files, strict=True):
-            sizes = _row_group_sizes(file)
+            sizes = row_group_sizes(file)
             units += [Unit(len(units) + group, part, group, rows) for group, rows in enumerate(sizes) if rows]
         return units
 
@@ -165,44 +166,6 @@ class UnitReader:
         return self._images.add_images(rows)
 
 
-class ImageReader:
-    """Reads the images whose positions are in rows.
-
-    Args:
-        image_files: the files that the rows refer to.
-    """
-
-    def __init__(self, image_files: Sequence[str]):
-        self._image_files = list(image_files)
-        self._groups: dict[tuple[int, int], pa.ChunkedArray] = {}
-
-    def add_images(self, rows: pa.Table) -> pa.Table:
-        """The rows with a column `image`, if they have image positions."""
-        return rows.append_column("image", self._images(rows)) if IMAGE_FILE in rows.column_names else rows
-
-    def _images(self, rows: pa.Table) -> pa.Array:
-        files, places = (rows[name].fill_null(-1).to_numpy() for name in (IMAGE_FILE, IMAGE_ROW))
-        images: list[bytes | None] = [None] * len(rows)
-        for file in np.unique(files[files >= 0]):
-            starts = _row_group_starts(self._image_files[file])
-            groups = np.searchsorted(starts, places, side="right") - 1
-            for group in np.unique(groups[files == file]):
-                selected = np.flatnonzero((files == file) & (groups == group))
-                found = self._group(int(file), int(group)).take(pa.array(places[selected] - starts[group]))
-                for row, image in zip(selected, found.to_pylist(), strict=True):
-                    images[row] = image
-        return pa.array(images, pa.binary())
-
-    def _group(self, file: int, group: int) -> pa.ChunkedArray:
-        """The images of a row group; the last group is cached, because the next unit continues where this one ends."""
-        if (file, group) not in self._groups:
-            filesystem, path = storage.resolve(self._image_files[file])
-            with filesystem.open_input_file(path) as content:
-                images = pq.ParquetFile(content).read_row_group(group, columns=["image"])["image"]
-            self._groups = {(file, group): images}
-        return self._groups[file, group]
-
-
 class EarlierPredictions:
     """Predictions of earlier runs with the same model, looked up by id and input digest.
 
@@ -261,19 +224,6 @@ def earlier_files(output: str, model: str, current: WorkFolder) -> list[str]:
 def _read(file: str, columns: Sequence[str] | None = None) -> pa.Table:
     filesystem, path = storage.resolve(file)
     return pq.read_table(path, filesystem=filesystem, columns=None if columns is None else list(columns))
-
-
-def _row_group_sizes(file: str) -> list[int]:
-    """Rows of each row group."""
-    filesystem, path = storage.resolve(file)
-    metadata = pq.read_metadata(path, filesystem=filesystem)
-    return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-
-
-@lru_cache(64)
-def _row_group_starts(file: str) -> np.ndarray:
-    """Number of the first row of each row group."""
-    return np.cumsum([0, *_row_group_sizes(file)])[:-1]
 
 
 def _key(rows: pa.Table) -> pa.ChunkedArray:

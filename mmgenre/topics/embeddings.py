@@ -16,6 +16,7 @@ from mmgenre.models.checkpoint import Card
 from mmgenre.models.genre_model import FamilyConfig, GradientTrainedConfig, TextFamilyConfig
 from mmgenre.models.inference import Precision, batch_outputs, local_device
 from mmgenre.tables import storage
+from mmgenre.tables.chunks import sorted_by_id
 from mmgenre.tables.manifest import Recipe
 from mmgenre.tagging.actors import InferenceSettings, UnitStage
 from mmgenre.tagging.input import TagInput
@@ -33,7 +34,7 @@ class PlotInput(TagInput):
 
     def rows(self) -> Iterator[pa.Table]:
         """All movies; sorting holds their plots in memory."""
-        movies = pa.concat_tables([self.schema.empty_table(), *super().rows()]).sort_by("imdb_id")
+        movies = sorted_by_id(pa.concat_tables([self.schema.empty_table(), *super().rows()]))
         for start in range(0, len(movies), _ROWS_PER_PART):
             yield movies.slice(start, _ROWS_PER_PART)
 

@@ -3,6 +3,8 @@
 import io
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -11,12 +13,16 @@ from transformers import ViTImageProcessor
 from vision import VISION
 
 from mmgenre.errors import InputError
+from mmgenre.models import image
 from mmgenre.models.clip import ClipConfig
 from mmgenre.models.efficientnet import EfficientNetConfig
 from mmgenre.models.image import CLIP, IMAGENET, AugmentConfig, ImageEncoder, Preprocessing
 from mmgenre.models.inference import predict_logits
 from mmgenre.models.movies import Movies
+from mmgenre.models.pixels import Pixels, StoredPosters
 from mmgenre.models.vgg import VggConfig
+from mmgenre.tables import images
+from mmgenre.tables.images import StoredImages
 
 CPU = torch.device("cpu")
 SIZE = {"height": 64, "width": 32}
@@ -42,6 +48,31 @@ def movies(*images):
 
 def logits_of(model, found):
     return predict_logits(model, model.encoder.encode(found), CPU, "fp32")
+
+
+def test_posters_of_a_large_split_are_decoded_batch_by_batch_to_the_same_pixels(local_ray, monkeypatch, tmp_path):
+    """Each batch takes its JPEGs from Ray's object store."""
+    contents = [noise(seed) if seed % 4 else None for seed in range(10)] + [b"broken", b""]
+    pq.write_table(pa.table({"image": pa.array(contents, pa.binary())}), tmp_path / "part.parquet")
+    order = np.random.default_rng(0).permutation(len(contents))
+    files = np.array([-1 if contents[row] is None else 0 for row in order])
+    encoder = ImageEncoder(48, 32)
+    expected = encoder.encode(movies(*(contents[row] for row in order)))
+    unknown = [None] * len(order)
+    stored = Movies(unknown, unknown, StoredImages([str(tmp_path / "part.parquet")], files, order))
+    in_memory = encoder.encode(stored)
+    monkeypatch.setattr(image, "_MAX_PIXEL_BYTES", 0)
+    monkeypatch.setattr(images, "_IMAGES_PER_BLOCK", 3)
+
+    found = encoder.encode(stored)
+
+    assert isinstance(found.inputs[0], StoredPosters) and isinstance(in_memory.inputs[0], Pixels)
+    rows = np.array([7, 0, 0, 11, 3])
+    for encoded in (in_memory, found):
+        np.testing.assert_array_equal(encoded.has_image, expected.has_image)
+        np.testing.assert_array_equal(encoded.lengths, expected.lengths)
+        for have, want in ((encoded, expected), (encoded.take(rows), expected.take(rows))):
+            assert torch.equal(have.batch(np.arange(5))["pixels"], want.batch(np.arange(5))["pixels"])
 
 
 FAMILIES = {

@@ -148,7 +148,7 @@ def test_a_poster_model_tags_what_it_can_see_and_says_why_not(trained, movies, t
 
 
 def test_views_of_what_is_not_frozen_are_a_mistake(trained):
-    with pytest.raises(InputError, match=r"augment\.views: nothing is frozen"):
+    with pytest.raises(InputError, match=r"augment\.views: needs frozen stages"):
         trained("mistake", model={"augment": {"views": 2}, "frozen_blocks": 0})
     with pytest.raises(InputError, match=r"features=none: model\.augment\.views are stored in the feature cache"):
         trained("mistake", "none", model={"augment": {"views": 2}})
