@@ -15,9 +15,9 @@ from PIL import Image, ImageFilter
 from torch import nn
 from torch.nn.functional import relu
 
+from mmgenre.models.backbone_layers import transformer_layers
 from mmgenre.models.clip import Clip
 from mmgenre.models.poster_model import PosterModel
-from mmgenre.models.transformer import transformer_layers
 
 # Maps the features of B posters to the logits of the whole model, shape (B, 9).
 Logits = Callable[[torch.Tensor], torch.Tensor]

@@ -1,5 +1,6 @@
 """Any Hugging Face text encoder with one linear head for the nine genres."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from mmgenre.errors import InputError
 from mmgenre.labels import GENRES
+from mmgenre.models.backbone_layers import freeze_lowest, layer_numbers, max_tokens, transformer_layers
 from mmgenre.models.dropout import use_byte_dropout
 from mmgenre.models.genre_model import GenreModel, GradientTrainedConfig, TextFamilyConfig
 from mmgenre.models.hub import BackboneConfig, WeightSource, loading_from_hub, restored_backbone, without_pooler
@@ -72,15 +74,19 @@ class Transformer(GenreModel):
 
     def __init__(self, config: TransformerConfig, backbone: Any, tokenizer: Any):
         super().__init__()
-        longest = getattr(backbone.config, "max_position_embeddings", config.max_length)
-        self.encoder = TextEncoder(tokenizer, min(config.max_length, longest), title=config.title)
+        if getattr(backbone.config, "is_encoder_decoder", False):
+            raise InputError(
+                f"model: {type(backbone).__name__} is an encoder with a decoder; choose an encoder, such as BERT"
+            )
+        max_length = min(config.max_length, max_tokens(backbone) or config.max_length)
+        self.encoder = TextEncoder(tokenizer, max_length, title=config.title)
         self.feature_dim = int(backbone.config.hidden_size)
         self.backbone = without_pooler(backbone)
         self.dropout = nn.Dropout(config.dropout)
         self.head = config.headed(nn.Linear(self.feature_dim, len(GENRES)))
         self._pooling = config.pooling
         use_byte_dropout(self)
-        _freeze_lowest(backbone, config.frozen_layers)
+        freeze_lowest(backbone, config.frozen_layers)
         self._backbone_is_frozen = not any(value.requires_grad for value in backbone.parameters())
 
     def train(self, mode: bool = True) -> Self:
@@ -116,12 +122,15 @@ class Transformer(GenreModel):
         return self.encoder.settings | {"pooling": self._pooling}
 
     def layers_above(self, parameter: str) -> int:
-        """Number of backbone layers above the named parameter; all of them for the embeddings."""
-        layers = transformer_layers(self.backbone)
-        for number, layer in enumerate(layers):
-            if any(self.get_parameter(parameter) is value for value in layer.parameters()):
-                return len(layers) - 1 - number
-        return len(layers) if "embed" in parameter else 0
+        """Number of backbone layers above the named parameter; all of them for what the lowest layer depends on."""
+        part, _, name = parameter.partition(".")
+        if part != "backbone":
+            return 0
+        return max(0, len(transformer_layers(self.backbone)) - 1 - self._layer_numbers[name])
+
+    @cached_property
+    def _layer_numbers(self) -> dict[str, int]:
+        return layer_numbers(self.backbone)
 
     def save_assets(self, directory: Path) -> None:
         """Write the tokenizer's files and the backbone's config."""
@@ -134,26 +143,3 @@ def _load_pretrained(source: str) -> Any:
 
     with loading_from_hub("model.pretrained", source):
         return AutoModel.from_pretrained(source, use_safetensors=True, trust_remote_code=False, dtype=torch.float32)
-
-
-def _freeze_lowest(backbone: nn.Module, num_layers: int) -> None:
-    if num_layers == 0:
-        return
-    layers = transformer_layers(backbone)
-    if num_layers > len(layers):
-        raise InputError(
-            f"model.frozen_layers: {num_layers}, but the backbone has {len(layers)} layers; give at most {len(layers)}"
-        )
-    embeddings = [module for name, module in backbone.named_children() if "embed" in name]
-    for module in [*embeddings, *layers[:num_layers]]:
-        module.requires_grad_(False)
-
-
-def transformer_layers(backbone: nn.Module) -> nn.ModuleList:
-    """The backbone's stack of layers. Its name differs between transformers families, its length does not."""
-    num_layers = backbone.config.num_hidden_layers  # type: ignore[union-attr]
-    lists = (module for module in backbone.modules() if isinstance(module, nn.ModuleList))
-    stack = next((module for module in lists if len(module) == num_layers), None)
-    if stack is None:
-        raise InputError(f"model.frozen_layers: {type(backbone).__name__} has no stack of layers; use frozen_layers=0")
-    return stack
