@@ -264,15 +264,37 @@ class Fusion(GenreModel):
 
     def _tower_outputs(self, batch: Batch) -> TowerOutputs:
         has_text, has_image = self._visible(batch["has_text"], batch["has_image"])
-        text, image = (tower.features(_tower_batch(role, batch)) for role, tower in self.parts.items())
+        (text, text_logits), (image, image_logits) = (self._tower_output(role, batch) for role in self.parts)
         return TowerOutputs(
             text=text * has_text if self._config.fuses_features else None,
             image=image * has_image if self._config.fuses_features else None,
-            text_logits=self.text.classify(text) * has_text,
-            image_logits=self.image.classify(image) * has_image,
+            text_logits=text_logits * has_text,
+            image_logits=image_logits * has_image,
             has_text=has_text,
             has_image=has_image,
         )
+
+    def _tower_output(self, role: str, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features and logits of a tower for B movies.
+
+        A tower in training mode sees only the movies that have its input: black images would move the statistics of its
+        batch norm. The other movies' outputs are zero.
+        """
+        tower, has_input, inputs = self.parts[role], batch[f"has_{role}"], _tower_batch(role, batch)
+        if not tower.training or bool(has_input.all()):
+            features = tower.features(inputs)
+            return features, tower.classify(features)
+        rows = has_input.nonzero().squeeze(1)
+        if not len(rows):
+            # Every parameter needs a gradient, or DDP waits for it forever.
+            nothing = torch.zeros((len(has_input), 1), device=has_input.device)
+            for value in filter(lambda value: value.requires_grad, tower.parameters()):
+                nothing = nothing + value.sum() * 0
+            return nothing.expand(-1, tower.feature_dim), nothing.expand(-1, len(GENRES))
+        # Batch norm cannot normalize a single value, so that a single movie is given twice.
+        seen = rows if len(rows) > 1 else rows.repeat(2)
+        features = tower.features({name: values.index_select(0, seen) for name, values in inputs.items()})
+        return _spread(features, rows, len(has_input)), _spread(tower.classify(features), rows, len(has_input))
 
     def _visible(self, has_text: torch.Tensor, has_image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Masks of visible plots and posters, shape (B, 1), 0 or 1; modality dropout hides some in training mode."""
@@ -284,6 +306,11 @@ class Fusion(GenreModel):
         hides_text = both * (draw < self._config.modality_dropout / 2)
         hides_image = both * (draw > 1 - self._config.modality_dropout / 2)
         return has_text * (1 - hides_text), has_image * (1 - hides_image)
+
+
+def _spread(values: torch.Tensor, rows: torch.Tensor, size: int) -> torch.Tensor:
+    """Shape (size, D): the first values at the given rows, zero elsewhere."""
+    return values.new_zeros(size, values.shape[1]).index_copy(0, rows, values[: len(rows)])
 
 
 def _tower_batch(role: str, batch: Batch) -> Batch:

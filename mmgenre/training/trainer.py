@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,12 @@ class ProcessGroup:
         """Replace a tensor by its sum over all workers."""
         if self.size > 1:
             dist.all_reduce(value)
+
+    def broadcast(self, values: Iterable[torch.Tensor]) -> None:
+        """Replace tensors by those of rank 0."""
+        if self.size > 1:
+            for value in values:
+                dist.broadcast(value, src=0)
 
     def all_gather(self, value: Any) -> list[Any]:
         """The values of all workers, by rank."""
@@ -205,6 +211,9 @@ class Trainer:
         num_rows = len(self._val.labels)
         own_rows = np.arange(self._group.rank, num_rows, self._group.size)
         self._model.eval()
+        # The running statistics of batch norm differ by worker, and those of rank 0 are saved.
+        saved = self._model.state_dict()
+        self._group.broadcast(value for name, value in self._model.named_buffers() if name in saved)
         own_logits = predict_logits(
             self._model, self._val.movies.take(own_rows), self._group.device, self._config.precision
         )

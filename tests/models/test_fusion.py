@@ -122,6 +122,62 @@ def test_late_fusion_returns_the_logits_of_a_single_tower_unchanged():
     assert logits_of(model, MOVIES)[POSTER_ONLY] == pytest.approx(logits_of(model.image, MOVIES)[POSTER_ONLY], abs=1e-4)
 
 
+BATCH_NORM = {"model": {"family": "efficientnet", "weights": "none", "height": 32, "width": 32, "augment": None}}
+
+
+@pytest.mark.parametrize("images", [(0, 1, None, None, None), (0, None, None, None, None), (0, 1, 2, 3, None)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_missing_posters_do_not_move_the_statistics_of_batch_norm(family, images):
+    """They are black in the batch. A single poster is normalized like one that comes twice."""
+    movies = Movies([None] * 5, PLOTS[:3] + PLOTS[:2], [None if seed is None else poster(seed) for seed in images])
+    known = np.array([row for row, seed in enumerate(images) if seed is not None])
+    fused, alone = build(family, image=BATCH_NORM).train(), build(family, image=BATCH_NORM).train()
+    encoded = fused.encoder.encode(movies)
+    only = np.repeat(known, 2) if len(known) == 1 else known
+
+    torch.manual_seed(0)
+    fused(encoded.batch(np.arange(5))).sum().backward()
+    torch.manual_seed(0)
+    alone.image(encoded.batch(only))
+
+    statistics, expected = (dict(model.image.named_buffers()) for model in (fused, alone))
+    moved = [name for name in expected if "running_mean" in name and expected[name].abs().max() > 0]
+    assert len(moved) > 40
+    # Other random numbers drop other residual branches of an EfficientNet; the first stages have none.
+    for name in moved[:3]:
+        assert torch.allclose(statistics[name], expected[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_without_posters_leaves_the_image_tower_as_it_is_and_gives_each_parameter_a_gradient(family):
+    """DDP waits for the gradient of every parameter."""
+    model = build(family, image=BATCH_NORM, modality_dropout=0.0).train()
+    before = {name: value.clone() for name, value in model.image.named_buffers()}
+    batch = model.encoder.encode(only(MOVIES, plots=True)).batch(np.array([0, 1, 2]))
+
+    logits = model(batch)
+    logits.sum().backward()
+
+    assert logits.shape == (3, len(GENRES))
+    assert torch.isfinite(logits).all()
+    assert all(torch.equal(before[name], value) for name, value in model.image.named_buffers())
+    assert [name for name, value in model.image.named_parameters() if value.grad is None] == []
+    assert all((value.grad == 0).all() for value in model.image.parameters())
+    assert any((value.grad != 0).any() for value in model.text.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_and_prediction_give_movies_with_missing_inputs_the_same_logits(family):
+    """Without dropout and batch norm, which differ between the two."""
+    model = build(family, modality_dropout=0.0, image={"model": IMAGE["model"] | {"dropout": 0.0}})
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    batch = model.encoder.encode(MOVIES).batch(np.arange(5))
+
+    assert torch.allclose(model.train()(batch), model.eval()(batch), atol=1e-5)
+
+
 @pytest.mark.parametrize(("dropout", "hidden"), [(0.0, 0), (1.0, 100), (0.5, 50)])
 def test_modality_dropout_never_hides_the_only_input(dropout, hidden):
     model = build("concat_fusion", modality_dropout=dropout).train()
