@@ -139,11 +139,19 @@ class ExcelReader:
         filesystem, path = storage.resolve(self._location)
         with filesystem.open_input_file(path) as content:
             try:
-                sheet = openpyxl.load_workbook(content, read_only=True, data_only=True).worksheets[0]
-                # Some programs write a wrong size of the sheet.
-                sheet.reset_dimensions()
-                rows = enumerate(sheet.iter_rows(values_only=True), 1)
-                yield from ((number, row) for number, row in rows if any(cell is not None for cell in row))
+                values, formulas = (
+                    openpyxl.load_workbook(content, read_only=True, data_only=data_only).worksheets[0]
+                    for data_only in (True, False)
+                )
+                for sheet in (values, formulas):
+                    # Some programs write a wrong size of the sheet.
+                    sheet.reset_dimensions()
+                rows = zip(values.iter_rows(values_only=True), formulas.iter_rows(values_only=True), strict=True)
+                for number, (row, texts) in enumerate(rows, 1):
+                    # A text that begins with = is a formula without a value, unless a spreadsheet has computed it.
+                    cells = [text if value is None else value for value, text in zip(row, texts, strict=True)]
+                    if any(cell is not None for cell in cells):
+                        yield number, cells
             # openpyxl raises errors of many types for broken files.
             except Exception as error:
                 raise InputError(f"{self._location}: not an Excel workbook ({one_line(error)})") from None
