@@ -254,10 +254,10 @@ def _read(location: str, encoding: Encoding, dialect: Dialect, find: FindColumns
 
 
 def _quoted_or_not(location: str, encoding: Encoding, quoted: Dialect, find: FindColumns) -> Dialect:
-    """The dialect, unquoted if that explains the whole file better."""
+    """The dialect, unquoted if that explains the whole file better; with commas between cells, all writers quote."""
     unquoted = Dialect(quoted.delimiter, is_quoted=False, has_sep_line=quoted.has_sep_line)
     names = header(location, encoding, unquoted)
-    if any(name.startswith('"') for name in names):
+    if quoted.delimiter == "," or any(name.startswith('"') for name in names):
         return quoted
     is_tsv = quoted.delimiter == "\t"
     if not is_tsv and not _read(location, encoding, quoted, find).errors:

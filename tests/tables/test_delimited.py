@@ -144,6 +144,13 @@ def test_a_cell_that_holds_a_row_is_refused(read, first, second):
         read("a.csv", content)
 
 
+def test_an_open_quote_between_commas_is_refused(read):
+    rows = "".join(f"{imdb_id},{plot.replace(',', '')}\n" for imdb_id, plot in list(OPEN_QUOTES.items())[:3])
+
+    with pytest.raises(InputError, match="1 rows with a misplaced or open quote: line 2"):
+        read("a.csv", f"imdb_id,plot\n{rows}")
+
+
 def test_a_plot_with_lines_that_look_a_bit_like_rows_is_read(read):
     rows = [("tt0000001", "Part one,\n1984, and\n7, 8\n"), ("tt0000002", "As in tt0000003,\nit goes on.")]
 

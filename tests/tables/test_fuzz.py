@@ -88,6 +88,9 @@ def test_quoted_text(tmp_path, rows, dialect, encoding, name):
     if dialect["quoting"] == csv.QUOTE_MINIMAL and dialect["lineterminator"] != "\r\n":
         # The writer leaves the other line ends unquoted.
         rows = [tuple(cell and cell.replace("\r", "").replace("\n", "") for cell in row) for row in rows]
+    if dialect["quoting"] == csv.QUOTE_MINIMAL and dialect["delimiter"] != ",":
+        # A cell with a line that is a whole row could be two rows of a file that quotes nothing.
+        assume(not any(re.search(r"[\r\n].*tt\d{7}", cell or "") for row in rows for cell in row))
     text = io.StringIO(newline="")
     writer = csv.writer(text, **dialect)
     writer.writerows([HEADER, *(["" if cell is None else cell for cell in row] for row in rows)])
