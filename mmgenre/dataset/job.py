@@ -1,10 +1,8 @@
 """CATALOG + ENRICHED (+ POSTERS) → MOVIES: labelled movies, split into train, val and test without leaks."""
 
 import hashlib
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -14,18 +12,19 @@ from pydantic import Field, model_validator
 
 from mmgenre.catalog.job import curation_table
 from mmgenre.config import Config, Requirements
+from mmgenre.dataset.groups import merged_groups, normalise, plot_groups
 from mmgenre.errors import InputError
 from mmgenre.labels import GENRES, encode
 from mmgenre.tables.joins import RightTable, with_posters
+from mmgenre.tables.words import count_words
 from mmgenre.tables.manifest import Manifest, Recipe
 from mmgenre.tables.output import Output
-from mmgenre.tables.schema import CATALOG, ENRICHED, MOVIES, POSTERS, SPLITS, per_genre
+from mmgenre.tables.schema import CATALOG, ENRICHED, MOVIES, POSTERS, SPLITS, PosterStatus, per_genre
 from mmgenre.tables.table import Table, TableWriter, count_values
 from mmgenre.tables.user_files import remarks
 
 _ROWS_PER_PART = 50_000
 _POSTERS_AVAILABLE = "posters available"
-_NOT_A_WORD = re.compile(r"[\W_]+")
 
 
 class DatasetConfig(Config):
@@ -41,8 +40,12 @@ class DatasetConfig(Config):
     )
     min_words: int = Field(6, ge=0, description="minimum words per plot; 0: keep movies without a plot")
     require_poster: bool = Field(False, description="keep only movies with a poster")
-    val_share: float = Field(0.1, gt=0, lt=0.5, description="validation share; movies with equal plots stay together")
-    test_share: float = Field(0.1, gt=0, lt=0.5, description="test share; movies with equal plots stay together")
+    val_share: float = Field(
+        0.1, gt=0, lt=0.5, description="validation share; movies with an equal plot or poster stay together"
+    )
+    test_share: float = Field(
+        0.1, gt=0, lt=0.5, description="test share; movies with an equal plot or poster stay together"
+    )
     seed: int = Field(0, ge=0, description="seed of the split")
 
     @model_validator(mode="after")
@@ -81,16 +84,21 @@ def _fill(
     """Write the rows, check the splits, and complete the table."""
     curation: Counter[str] = Counter()
     parts: Iterator[pa.Table] = (_movies(part, config, curation) for part in _join(catalog, enriched))
+    digests: dict[str, str] = {}
     if posters is None:
         parts = (part.append_column("image", pa.nulls(len(part), pa.binary())) for part in parts)
     else:
-        parts = _with_images(pa.concat_tables(parts), posters, config, curation)
+        digests = _poster_digests(posters)
+        parts = _with_images(_with_poster_groups(pa.concat_tables(parts), digests), posters, config, curation)
     for part in parts:
-        writer.write(part)
+        splits = pa.array([split_of(group, config) for group in part["group"].to_pylist()], pa.string())
+        writer.write(part.append_column("split", splits))
     _require_movies(config, curation)
-    rows = writer.written(["split", "plot"])
+    rows = writer.written(["imdb_id", "split", "plot"])
     _require_every_split(rows["split"])
-    _require_no_leak(rows)
+    splits = rows["split"].to_pylist()
+    _require_no_leak("plot", [normalise(plot or "") for plot in rows["plot"].to_pylist()], splits)
+    _require_no_leak("poster", [digests.get(name) for name in rows["imdb_id"].to_pylist()], splits)
     steps = [{"step": step, "rows": rows} for step, rows in curation.items()]
     notes = {
         "curation": [*catalog.manifest.notes.get("curation", []), *steps],
@@ -105,12 +113,6 @@ def describe(manifest: Manifest) -> str:
     splits = ", ".join(f"{split} {manifest.notes['splits'][split]:,}" for split in SPLITS)
     lines = [curation_table(manifest.notes["curation"]), f"splits: {splits}", str(manifest), *remarks(manifest.notes)]
     return "\n".join(lines)
-
-
-def normalise(plot: str) -> str:
-    """A plot without case, accents, punctuation and spacing, by which equal plots are recognised."""
-    plain = unicodedata.normalize("NFKD", plot.casefold())
-    return _NOT_A_WORD.sub(" ", "".join(mark for mark in plain if not unicodedata.combining(mark))).strip()
 
 
 def split_of(group: str, config: DatasetConfig) -> str:
@@ -137,6 +139,19 @@ def _join(catalog: Table, enriched: Table) -> Iterator[pa.Table]:
         yield catalogued.join(pa.Table.from_batches([batch]), inner=True)
 
 
+def _poster_digests(posters: Table) -> dict[str, str]:
+    """The digest of each movie's poster, by id; equal for equal posters."""
+    rows = posters.read(["imdb_id", "sha256"], filter=pc.field("status") == PosterStatus.OK)
+    return {name: digest for name, digest in zip(*map(pa.ChunkedArray.to_pylist, rows.columns), strict=True) if digest}
+
+
+def _with_poster_groups(movies: pa.Table, digests: dict[str, str]) -> pa.Table:
+    """The movies, those with one poster in one group."""
+    ids, groups = movies["imdb_id"].to_pylist(), movies["group"].to_pylist()
+    merged = merged_groups(ids, groups, [digests.get(name) for name in ids])
+    return movies.set_column(movies.column_names.index("group"), "group", pa.array(merged, pa.string()))
+
+
 def _with_images(movies: pa.Table, posters: Table, config: DatasetConfig, curation: Counter[str]) -> Iterator[pa.Table]:
     for part in with_posters(movies, posters):
         has_poster = part["image"].is_valid()
@@ -145,16 +160,15 @@ def _with_images(movies: pa.Table, posters: Table, config: DatasetConfig, curati
 
 
 def _movies(part: pa.Table, config: DatasetConfig, curation: Counter[str]) -> pa.Table:
-    """The MOVIES rows of a part, without images; counts the rows that each step leaves."""
+    """The MOVIES rows of a part with their groups in place of splits and images; counts the rows each step leaves."""
     for step, keep in _steps(config).items():
         part = part.filter(keep(part))
         curation[step] += part.num_rows
     plots, ids = part["plot"].to_pylist(), part["imdb_id"].to_pylist()
-    groups = [normalise(plot or "") or imdb_id for plot, imdb_id in zip(plots, ids, strict=True)]
     labels = np.array([encode(genres) for genres in part["genres"].to_pylist()]).reshape(-1, len(GENRES))
     columns = {
         "imdb_id": part["imdb_id"],
-        "split": pa.array([split_of(group, config) for group in groups], pa.string()),
+        "group": pa.array(plot_groups(ids, plots), pa.string()),
         "title": part["title"],
         "plot": part["plot"],
         "labels": per_genre(labels),
@@ -169,12 +183,8 @@ def _steps(config: DatasetConfig) -> dict[str, Any]:
         steps[name] = lambda part: pc.fill_null(pc.equal(part["language"], config.language), True)
     if config.min_words:
         name = f"plot of {config.min_words} words or more"
-        steps[name] = lambda part: pc.greater_equal(_num_words(part["plot"]), config.min_words)
+        steps[name] = lambda part: pc.greater_equal(pc.fill_null(count_words(part["plot"]), 0), config.min_words)
     return steps
-
-
-def _num_words(plots: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.fill_null(pc.count_substring_regex(plots, r"\S+"), 0)
 
 
 def _require_movies(config: DatasetConfig, curation: Counter[str]) -> None:
@@ -190,10 +200,15 @@ def _require_every_split(splits: pa.ChunkedArray) -> None:
         raise InputError(f"{len(splits):,} movies are too few: none in {', '.join(empty)}; use a larger catalogue")
 
 
-def _require_no_leak(rows: pa.Table) -> None:
-    """Raise RuntimeError if movies with the same plot are in different splits."""
-    split_by_plot: dict[str, str] = {}
-    for plot, split in zip(rows["plot"].to_pylist(), rows["split"].to_pylist(), strict=True):
-        group = normalise(plot or "")
-        if group and split_by_plot.setdefault(group, split) != split:
-            raise RuntimeError(f"a plot is in both {split_by_plot[group]} and {split}: {plot[:60]!r}")
+def _require_no_leak(kind: str, values: Sequence[str | None], splits: Sequence[str]) -> None:
+    """Raise RuntimeError if movies with the same plot or poster are in different splits.
+
+    Args:
+        kind: what the values are, for the message.
+        values: of each movie; empty or None: unknown.
+        splits: of each movie.
+    """
+    split_by_value: dict[str, str] = {}
+    for value, split in zip(values, splits, strict=True):
+        if value and split_by_value.setdefault(value, split) != split:
+            raise RuntimeError(f"a {kind} is in both {split_by_value[value]} and {split}: {value[:60]!r}")

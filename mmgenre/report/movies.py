@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 from mmgenre.errors import one_line
 from mmgenre.posters.images import NotAnImage, TooManyPixels, shrink
 from mmgenre.report.blocks import GenreOutcome, MovieCard
+from mmgenre.tables.words import count_words
 from mmgenre.tables.schema import from_per_genre
 from mmgenre.tables.table import Table
 
-_WORD = r"\S+"
 # Average characters per word that an excerpt may take, including the space.
 _MAX_WORD_LENGTH = 12
 _MAX_PIXELS = 50_000_000
@@ -45,7 +45,7 @@ class MovieColumns:
         """Read them from a MOVIES table."""
         columns = {name: pc.field(name) for name in ("imdb_id", "split", "labels")}
         plot = pc.field("plot")
-        columns |= {"words": pc.count_substring_regex(plot, pattern=_WORD), "has_plot": plot.is_valid()}
+        columns |= {"words": count_words(plot), "has_plot": plot.is_valid()}
         rows = movies.dataset.to_table(columns=columns).sort_by("imdb_id")
         return cls(
             ids=rows["imdb_id"],

@@ -7,9 +7,11 @@ import pyarrow as pa
 import pytest
 
 from mmgenre.dataset import job
-from mmgenre.dataset.job import DatasetConfig, build_dataset, normalise, split_of
+from mmgenre.dataset.groups import normalise
+from mmgenre.dataset.job import DatasetConfig, build_dataset, split_of
 from mmgenre.errors import InputError
 from mmgenre.labels import GENRES
+from mmgenre.tables.words import count_words
 from mmgenre.tables.schema import CATALOG, ENRICHED, MOVIES, POSTERS, from_per_genre
 from mmgenre.tables.table import Table
 
@@ -122,6 +124,30 @@ def test_a_plot_needs_six_words(build):
     assert len(kept_ids(build, *movies, folder="none", min_words=0)) == 4
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("遠い島の灯台で暮らす老人が幽霊と出会う。", 10),
+        ("遠い島。", 2),
+        ("大海上的灯塔里住着一位老人", 7),
+        ("หญิงชราเห็นผีในบ้าน", 10),
+        ("노인이 등대에서 유령을 만난다", 4),
+        ("NASAの飛行士が、月で泣く\uff01", 6),
+        ("An old man -- alone?", 5),
+        ("", 0),
+        (None, None),
+    ],
+)
+def test_words_are_counted_in_scripts_without_spaces(text, words):
+    assert count_words(pa.chunked_array([pa.array([text], pa.string())])).to_pylist() == [words]
+
+
+def test_a_japanese_plot_is_long_enough_and_a_japanese_title_is_not(build):
+    movies = [movie(1, plot="遠い島の灯台で暮らす老人が幽霊と出会う。"), movie(2, plot="遠い島の灯台。")]
+
+    assert kept_ids(build, *movies, language=None) == ["tt0000001"]
+
+
 def test_movies_without_a_known_genre_are_dropped(build):
     assert kept_ids(build, movie(1, genres=[]), movie(2)) == ["tt0000002"]
 
@@ -226,11 +252,65 @@ def test_a_larger_share_only_adds_movies_to_a_split():
 
 
 def test_a_plot_in_two_splits_is_detected():
-    rows = {"plot": ["A plot.", "another", "a PLOT", None, None, "?", "!"]}
+    plots = ["a plot", "another", "a plot", "", None, "", None]
 
-    job._require_no_leak(pa.table(rows | {"split": ["train", "val", "train", "train", "test", "train", "test"]}))
-    with pytest.raises(RuntimeError, match="a plot is in both train and test: 'a PLOT'"):
-        job._require_no_leak(pa.table(rows | {"split": ["train", "val", "test", *["train"] * 4]}))
+    job._require_no_leak("plot", plots, ["train", "val", "train", "train", "test", "train", "test"])
+    with pytest.raises(RuntimeError, match="a plot is in both train and test: 'a plot'"):
+        job._require_no_leak("plot", plots, ["train", "val", "test", *["train"] * 4])
+
+
+@pytest.fixture
+def posters(tmp_path, write_table):
+    """Writes a POSTERS table; movies with the same number share a poster, None: none."""
+
+    def write(rows, numbers, folder="posters", status="ok"):
+        ids = [row["imdb_id"] for row in rows]
+        columns = {name: [None] * len(ids) for name in POSTERS.names} | {"imdb_id": ids}
+        columns["status"] = ["no_poster" if number is None else status for number in numbers]
+        columns["sha256"] = [None if number is None else f"digest {number}" for number in numbers]
+        images = [None if number is None or status != "ok" else f"poster {number}".encode() for number in numbers]
+        return write_table(tmp_path / folder, POSTERS, columns | {"image": images})
+
+    return write
+
+
+def test_movies_with_one_poster_share_a_split(build, posters):
+    movies = [movie(number) for number in range(120)]
+    numbers = [number % 60 for number in range(120)]
+    nothing = [None] * len(MANY)
+
+    _, found = build(*movies, posters=posters([*movies, *MANY], numbers + nothing))
+    _, placeholders = build(
+        *movies, folder="other", posters=posters([*movies, *MANY], numbers + nothing, "other", status="placeholder")
+    )
+
+    splits, apart = ([rows[row["imdb_id"]]["split"] for row in movies] for rows in (found, placeholders))
+    assert splits[:60] == splits[60:]
+    assert set(splits) == {"train", "val", "test"}
+    # Of two movies with one poster, the older one keeps the split of its plot.
+    assert splits[:60] == apart[:60]
+    assert apart[:60] != apart[60:]
+
+
+def test_plots_and_posters_connect_movies_across_others(build, posters):
+    """A plot is shared by the first and the second movie, a poster by the second and the third."""
+    chains = [[movie(3 * n), movie(3 * n + 1, plot=plot(3 * n)), movie(3 * n + 2)] for n in range(50)]
+    movies = [row for chain in chains for row in chain]
+    numbers = [None if n % 3 == 0 else n // 3 for n in range(len(movies))]
+
+    _, found = build(*movies, posters=posters([*movies, *MANY], numbers + [None] * len(MANY)))
+
+    splits = [{found[row["imdb_id"]]["split"] for row in chain} for chain in chains]
+    assert all(len(chain) == 1 for chain in splits)
+    assert set.union(*splits) == {"train", "val", "test"}
+
+
+def test_a_poster_in_two_splits_is_detected(build, posters, monkeypatch):
+    movies = [movie(number) for number in range(40)]
+    monkeypatch.setattr(job, "_with_poster_groups", lambda rows, digests: rows)
+
+    with pytest.raises(RuntimeError, match="a poster is in both"):
+        build(*movies, posters=posters([*movies, *MANY], [n % 20 for n in range(40)] + [None] * len(MANY)))
 
 
 # Manifest
