@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmgenre.dataset.groups import group_numbers
 from mmgenre.errors import InputError
 from mmgenre.models import EncodedMovies, Encoder, FamilyConfig, Movies
 from mmgenre.tables import storage
@@ -24,19 +25,25 @@ _IMAGES_PER_BATCH = 500
 
 @dataclass(frozen=True)
 class Rows:
-    """Movies sorted by id, and their labels, shape (N, 9)."""
+    """Movies sorted by id, and their labels, shape (N, 9).
+
+    Args:
+        groups: shape (N,): movies with the same number have an equal plot or poster; None: unknown.
+    """
 
     ids: pa.ChunkedArray
     movies: Movies
     labels: np.ndarray
+    groups: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Split:
-    """Encoded movies and their labels, shape (N, 9)."""
+    """Encoded movies, their labels, shape (N, 9), and their groups; see Rows."""
 
     movies: EncodedMovies
     labels: np.ndarray
+    groups: np.ndarray | None = None
 
 
 def is_known(model: FamilyConfig) -> pc.Expression:
@@ -44,7 +51,9 @@ def is_known(model: FamilyConfig) -> pc.Expression:
     return functools.reduce(operator.or_, [pc.field(name).is_valid() for name in _inputs(model)])
 
 
-def read_split(table: Table, split: str | Sequence[str], model: FamilyConfig, *, images: bool = True) -> Rows:
+def read_split(
+    table: Table, split: str | Sequence[str], model: FamilyConfig, *, images: bool = True, grouped: bool = False
+) -> Rows:
     """The movies of a split that a model can read, sorted by id. Their images stay in the files of the table.
 
     Args:
@@ -52,6 +61,7 @@ def read_split(table: Table, split: str | Sequence[str], model: FamilyConfig, *,
         split: one or several of train, val and test.
         model: its family decides which columns are read.
         images: false saves memory where images are not needed.
+        grouped: find the movies of one split that share a plot or a poster.
 
     Raises:
         InputError: there is no such movie.
@@ -73,7 +83,8 @@ def read_split(table: Table, split: str | Sequence[str], model: FamilyConfig, *,
     if "image" in columns:
         files, places = (rows[name].fill_null(-1).to_numpy() for name in (IMAGE_FILE, IMAGE_ROW))
         movies = replace(movies, images=StoredImages(table.files, files, places))
-    return Rows(rows["imdb_id"], movies, from_per_genre(rows["labels"]))
+    groups = group_numbers(table, names[0], rows["imdb_id"]) if grouped else None
+    return Rows(rows["imdb_id"], movies, from_per_genre(rows["labels"]), groups)
 
 
 def _with_image_positions(table: Table, columns: Sequence[str], row_filter: pc.Expression) -> pa.Table:
@@ -94,21 +105,26 @@ def encode(encoder: Encoder, rows: Rows) -> Split:
     Raises:
         InputError: all movies are unreadable.
     """
-    return readable(encoder.encode(rows.movies), rows.labels)
+    return readable(encoder.encode(rows.movies), rows)
 
 
-def readable(movies: EncodedMovies, labels: np.ndarray) -> Split:
+def readable(movies: EncodedMovies, rows: Rows) -> Split:
     """Drop the movies in which the encoder found no readable input.
+
+    Args:
+        movies: the encoded movies.
+        rows: the same movies.
 
     Raises:
         InputError: no movie is left.
     """
-    rows = np.flatnonzero(movies.readable)
-    if not len(rows):
+    known = np.flatnonzero(movies.readable)
+    if not len(known):
         raise InputError(
-            f"dataset: none of the {len(labels):,} posters of a split can be decoded; run jobs/posters.py again"
+            f"dataset: none of the {len(rows.labels):,} posters of a split can be decoded; run jobs/posters.py again"
         )
-    return Split(movies.take(rows), labels[rows])
+    groups = None if rows.groups is None else rows.groups[known]
+    return Split(movies.take(known), rows.labels[known], groups)
 
 
 def _inputs(model: FamilyConfig) -> list[str]:

@@ -154,10 +154,16 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
+def resolved(precision: Precision, device: torch.device) -> Precision:
+    """The precision on a device: `auto` is bf16 if the CPU or GPU has bf16 matrix units, else fp32."""
+    if precision == "auto":
+        return "bf16" if _has_bf16_units(device) else "fp32"
+    return precision
+
+
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Mixed precision. `auto` is bf16 if the CPU or GPU has bf16 matrix units, else fp32."""
-    enabled = precision == "bf16" or (precision == "auto" and _has_bf16_units(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    """Mixed precision in bf16, or none; see `resolved`."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=resolved(precision, device) == "bf16")
 
 
 def _has_bf16_units(device: torch.device) -> bool:

@@ -102,12 +102,14 @@ def scores(probabilities: np.ndarray, decided: np.ndarray, labels: np.ndarray, g
     )
 
 
-def held_out_scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def held_out_scores(
+    probabilities: np.ndarray, labels: np.ndarray, *, groups: np.ndarray | None = None, seed: int = 0
+) -> dict[str, float]:
     """The value of each Objective under cross-validated thresholds; see `HeldOutDecisions`.
 
     Takes the arguments of `fit_thresholds` and raises its errors.
     """
-    held_out = HeldOutDecisions.of(probabilities, labels)
+    held_out = HeldOutDecisions.of(probabilities, labels, groups=groups, seed=seed)
     values = scores(probabilities, held_out.decided, labels, 0.5)
     return {
         "macro_f1": values.macro.f1,

@@ -47,10 +47,12 @@ class Calibration(Config):
     temperature: float = Field(1.0, gt=0, description="logits are divided by it before the sigmoid")
 
 
-def calibrate(logits: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> Calibration:
+def calibrate(
+    logits: np.ndarray, labels: np.ndarray, *, groups: np.ndarray | None = None, seed: int = 0
+) -> Calibration:
     """Fit the temperature, then the cut-offs; see `fit_temperature` and `fit_thresholds`."""
     temperature = fit_temperature(logits, labels)
-    thresholds = fit_thresholds(probabilities(logits, temperature), labels, seed=seed)
+    thresholds = fit_thresholds(probabilities(logits, temperature), labels, groups=groups, seed=seed)
     return Calibration(thresholds=thresholds, temperature=temperature)
 
 
@@ -128,7 +130,14 @@ def best_global_threshold(probabilities: np.ndarray, labels: np.ndarray) -> floa
     return _best_cutoff(scores.ravel()[order], np.cumsum(changes.ravel()[order]))
 
 
-def fit_thresholds(probabilities: np.ndarray, labels: np.ndarray, *, folds: int = 5, seed: int = 0) -> Thresholds:
+def fit_thresholds(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    *,
+    folds: int = 5,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+) -> Thresholds:
     """Fit cut-offs of both kinds on all movies, and choose the kind that generalizes better.
 
     Nine cut-offs always look better on the movies they were fitted on. So the kind is chosen by macro F1 on held-out
@@ -138,6 +147,8 @@ def fit_thresholds(probabilities: np.ndarray, labels: np.ndarray, *, folds: int 
         probabilities: shape (N, 9), in [0, 1].
         labels: shape (N, 9), 0 or 1.
         folds: number of folds, at least 2.
+        groups: int, shape (N,): movies with the same number, such as those with equal plots, share a fold; None: each
+            movie is a group of its own.
         seed: seed of the assignment of movies to folds.
 
     Raises:
@@ -146,7 +157,7 @@ def fit_thresholds(probabilities: np.ndarray, labels: np.ndarray, *, folds: int 
     return Thresholds(
         per_genre=tuple(best_thresholds(probabilities, labels).tolist()),
         global_threshold=best_global_threshold(probabilities, labels),
-        kind=HeldOutDecisions.of(probabilities, labels, folds=folds, seed=seed).better,
+        kind=HeldOutDecisions.of(probabilities, labels, folds=folds, groups=groups, seed=seed).better,
     )
 
 
@@ -168,11 +179,20 @@ class HeldOutDecisions:
     better: ThresholdKind
 
     @classmethod
-    def of(cls, probabilities: np.ndarray, labels: np.ndarray, *, folds: int = 5, seed: int = 0) -> "HeldOutDecisions":
+    def of(
+        cls,
+        probabilities: np.ndarray,
+        labels: np.ndarray,
+        *,
+        folds: int = 5,
+        groups: np.ndarray | None = None,
+        seed: int = 0,
+    ) -> "HeldOutDecisions":
         """Takes the arguments of `fit_thresholds` and raises its errors."""
         probabilities, labels = checked_arrays(probabilities, labels)
         _require_movies(labels)
-        fold = np.random.default_rng(seed).permutation(np.arange(len(labels)) % folds)
+        group = _numbered(np.arange(len(labels)) if groups is None else groups)
+        fold = np.random.default_rng(seed).permutation(np.arange(group.max() + 1) % folds)[group]
         per_genre, with_global = np.zeros_like(labels), np.zeros_like(labels)
         for number in np.unique(fold):
             out = fold == number
@@ -218,6 +238,12 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 def probabilities(logits: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
     """sigmoid(logits / temperature), shape (N, 9), float64. The temperature is a number, or has shape (N, 1)."""
     return expit(np.asarray(logits, np.float64) / temperature)
+
+
+def _numbered(groups: np.ndarray) -> np.ndarray:
+    """The groups numbered from 0 in the order of their first movies, shape (N,)."""
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[group]
 
 
 def _f1_curves(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -60,10 +60,9 @@ def _refit(setup: TrainingSetup, num_epochs: int) -> GenreModel:
     """A model trained on train and validation movies; the schedule is that of the trial, cut after `num_epochs`."""
     if isinstance(setup.config.model, DirectlyFittedConfig):
         return FittedModel.in_closed_form(setup.config.model, setup.rows(_ALL_MOVIES)).model
-    config = setup.config.fit_config
-    # This one process takes the optimizer steps of all workers.
-    config = config.model_copy(update={"batch_size": config.batch_size * setup.config.max_workers})
-    trainer = Trainer(config, setup.model, setup.splits(_ALL_MOVIES), ProcessGroup(local_device()))
+    # This one process takes the optimizer steps of all workers, in as many micro-batches.
+    group = ProcessGroup(local_device(), full_size=setup.config.max_workers)
+    trainer = Trainer(setup.config.fit_config, setup.model, setup.splits(_ALL_MOVIES), group)
     for _ in range(num_epochs):
         trainer.run_epoch()
     return setup.model.cpu().eval()

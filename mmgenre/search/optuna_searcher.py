@@ -8,7 +8,7 @@ from ray.tune.search import Searcher
 
 from mmgenre.errors import InputError
 from mmgenre.scoring.metrics import Objective
-from mmgenre.search.records import TrialRecord
+from mmgenre.search.records import BEST_SCORE, TrialRecord
 from mmgenre.search.space import Choice, Distribution, Point
 
 _STUDY = "search"
@@ -60,7 +60,7 @@ def optuna_searcher(
         def save(self, checkpoint_path: str) -> None:
             """Save nothing: a resumed search reads the records of its trials."""
 
-    return ResumedSearch(suggest, metric="score", mode="max", storage=memory, study_name=_STUDY, seed=seed)
+    return ResumedSearch(suggest, metric=BEST_SCORE, mode="max", storage=memory, study_name=_STUDY, seed=seed)
 
 
 def _import_optuna() -> Any:

@@ -18,6 +18,8 @@ TRIALS = "trials"
 _RECORD = "record.json"
 # Folder of a multi-worker training, in the folder of its trial.
 DISTRIBUTED = "training"
+# Name of the highest score so far in the results that Ray Tune gets.
+BEST_SCORE = "best_score"
 # Score of a trial without a finished epoch.
 WORST_SCORE = 0.0
 TrialStatus = Literal["running", "finished", "stopped", "diverged", "out_of_memory", "invalid", "crashed"]
@@ -60,6 +62,15 @@ class TrialRecord(Config):
         """The highest score of any epoch."""
         best = self.best(objective)
         return WORST_SCORE if best is None else best.scores[objective]
+
+    def result(self, num_epochs: int, objective: Objective) -> dict[str, Any]:
+        """What Ray Tune is told after an epoch.
+
+        `score` is the epoch's, by which a scheduler compares trials of the same age; `best_score` is the highest so
+        far, from which a searcher learns.
+        """
+        scores = [epoch.scores[objective] for epoch in self.epochs[:num_epochs]] or [WORST_SCORE]
+        return {"score": scores[-1], BEST_SCORE: max(scores), "epoch": num_epochs}
 
     def rank(self, objective: Objective) -> tuple[float, str]:
         """A sort key, higher for a better trial; the name breaks ties."""

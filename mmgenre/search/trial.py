@@ -19,7 +19,7 @@ from mmgenre.models.inference import local_device
 from mmgenre.scoring.metrics import held_out_scores
 from mmgenre.scoring.thresholds import probabilities
 from mmgenre.search.data_cache import Form
-from mmgenre.search.records import DISTRIBUTED, WORST_SCORE, Search, TrialEpoch, TrialStatus, epoch_folder
+from mmgenre.search.records import DISTRIBUTED, Search, TrialEpoch, TrialStatus, epoch_folder
 from mmgenre.search.space import Point
 from mmgenre.tables import storage
 from mmgenre.training import state
@@ -60,11 +60,10 @@ class DistributedTraining:
 
     def _run(self) -> None:
         try:
-            train(self._config, on_epoch=self._events.put)
+            notes = train(self._config, on_epoch=self._events.put).notes
+            self._events.put(DivergedError(notes["detail"]) if notes.get("status") == "diverged" else None)
         except BaseException as error:
             self._events.put(error)
-        else:
-            self._events.put(None)
 
 
 class Trial(tune.Trainable):
@@ -97,10 +96,7 @@ class Trial(tune.Trainable):
         if self._num_reported == len(self._record.epochs) and not self._record.is_final:
             self._run_epoch()
         self._num_reported = min(self._num_reported + 1, len(self._record.epochs))
-        epochs = self._record.epochs[: self._num_reported]
-        return {
-            "score": epochs[-1].scores[self._search.objective] if epochs else WORST_SCORE,
-            "epoch": self._num_reported,
+        return self._record.result(self._num_reported, self._search.objective) | {
             "done": self._record.is_final and self._num_reported == len(self._record.epochs),
         }
 
@@ -123,7 +119,8 @@ class Trial(tune.Trainable):
         family, start = setup.config.model, time.monotonic()
         assert isinstance(family, DirectlyFittedConfig)  # noqa: S101 - the caller's duty
         fitted = FittedModel.in_closed_form(family, self._cached("rows", f"rows {family.columns}", setup))
-        scores = held_out_scores(probabilities(fitted.logits, 1.0), fitted.labels)
+        chances = probabilities(fitted.logits, 1.0)
+        scores = held_out_scores(chances, fitted.labels, groups=fitted.groups, seed=setup.config.seed)
         epoch = TrialEpoch(epoch=1, scores=scores, seconds=time.monotonic() - start)
         self._add_epoch(epoch, partial(state.save_logits, logits=fitted.logits), is_last=True)
 

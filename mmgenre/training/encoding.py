@@ -65,9 +65,7 @@ def encode_split(tables: Sequence[tuple[FrozenPart, Table]], model: GenreModel, 
     parts = [part.encoder.encode(rows.movies) for role, part in model.parts.items() if role not in roles]
     parts += [_from_table(part, table, rows, augment=augment) for part, table in tables]
     has_text, has_image = (np.any([getattr(part, name) for part in parts], 0) for name in ("has_text", "has_image"))
-    return readable(
-        EncodedMovies(has_text, has_image, tuple(one for part in parts for one in part.inputs)), rows.labels
-    )
+    return readable(EncodedMovies(has_text, has_image, tuple(one for part in parts for one in part.inputs)), rows)
 
 
 def encoding_key(model: GenreModel, family: FamilyConfig, dataset: Table, options: FeatureOptions | None) -> str:

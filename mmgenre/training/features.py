@@ -4,7 +4,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 import torch
 
 import mmgenre
 from mmgenre import ray_session
 from mmgenre.dataset.rows import is_known
 from mmgenre.models import EncodedMovies, FamilyConfig, GenreModel, Movies, checkpoint
-from mmgenre.models.inference import Precision, batch_outputs, local_device, map_batches_options
+from mmgenre.models.inference import Precision, batch_outputs, local_device, map_batches_options, resolved
 from mmgenre.progress import Progress
 from mmgenre.ray_session import Accelerator
 from mmgenre.tables import storage
@@ -48,7 +49,7 @@ class FeatureOptions:
     Args:
         directory: parent folder of all feature tables, one subfolder per recipe.
         accelerator: whether to use GPUs.
-        precision: see autocast.
+        precision: auto: bf16 where the processes that compute the features have units for it.
         seed: seed of the augmented views.
     """
 
@@ -88,6 +89,7 @@ def compute(part: FrozenPart, dataset: Table, initial: str | None, options: Feat
         initial: checkpoint folder of the whole model, for Ray Data actors; None: compute in this process.
         options: where and how.
     """
+    options = replace(options, precision=_precision(options, on_actors=initial is not None))
     features_recipe = recipe(part.model, dataset, options)
     name = hashlib.sha256(features_recipe.model_dump_json().encode()).hexdigest()[:16]
     output = Output(storage.join(options.directory, name), features_recipe)
@@ -107,17 +109,39 @@ def compute(part: FrozenPart, dataset: Table, initial: str | None, options: Feat
 
 
 def recipe(model: GenreModel, dataset: Table, options: FeatureOptions) -> Recipe:
-    """Everything that determines the features; models with equal recipes share a table."""
+    """Everything that determines the features; models with equal recipes share a table.
+
+    A precision of `auto` stands for this process's, because other machines may compute other values.
+    """
+    precision = resolved(options.precision, local_device())
     settings = model.frozen_settings | {"views": model.num_views, "version": mmgenre.__version__}
     return Recipe(
         job="features",
-        settings=settings | {"precision": options.precision, "seed": options.seed if model.num_views else None},
+        settings=settings | {"precision": precision, "seed": options.seed if model.num_views else None},
         inputs={
             "dataset": dataset.manifest.fingerprint,
             "weights": _weights_digest(model),
             "assets": assets_digest(model),
         },
     )
+
+
+def _precision(options: FeatureOptions, *, on_actors: bool) -> Precision:
+    """The precision in the processes that compute the features, so that all of them use the same."""
+    if options.precision != "auto" or not on_actors:
+        return resolved(options.precision, local_device())
+    ray_session.connect()
+    use_gpu = ray_session.use_gpu(options.accelerator)
+    if ray_session.is_local():
+        return resolved("auto", torch.device("cuda" if use_gpu else "cpu"))
+    num_gpus = 1 if use_gpu else 0
+    found: Precision = ray.get(_precision_of_worker.options(num_gpus=num_gpus).remote())
+    return found
+
+
+@ray.remote(num_cpus=1)
+def _precision_of_worker() -> Precision:
+    return resolved("auto", local_device())
 
 
 def _compute_on_actors(

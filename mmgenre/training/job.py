@@ -88,14 +88,22 @@ def train(config: TrainConfig, on_epoch: EpochHandler = lambda epoch: None) -> M
         for leftover in (_INITIAL, _EPOCHS, _FEATURES):
             storage.delete(output.path(leftover))
         statuses = {"train": fitted.num_train, "val": len(fitted.labels)}
-        notes = {"val": card.scores, "epochs": progress.num_epochs}
+        notes = {
+            "val": card.scores,
+            "epochs": progress.num_epochs,
+            "status": progress.status,
+            "detail": progress.detail,
+        }
         return output.complete(setup.table.manifest.rows, statuses, notes, [CARD, WEIGHTS])
 
 
 def describe(manifest: Manifest) -> str:
     """Validation scores, and the manifest's summary line."""
     scores = ", ".join(f"{name} {value:.3f}" for name, value in manifest.notes["val"].items())
-    return f"validation: {scores}\n{manifest}"
+    kept = ""
+    if manifest.notes.get("status") == "diverged":
+        kept = f"{manifest.notes['detail']}; the best of the {manifest.notes['epochs']} epochs before is kept\n"
+    return f"{kept}validation: {scores}\n{manifest}"
 
 
 def _fit(setup: TrainingSetup, output: Output, on_epoch: EpochHandler) -> tuple[FittedModel, TrainingProgress]:

@@ -18,7 +18,7 @@ from mmgenre.errors import InputError
 from mmgenre.models import checkpoint
 from mmgenre.training.config import FitConfig
 from mmgenre.training.state import TrainingProgress
-from mmgenre.training.trainer import ProcessGroup, Trainer
+from mmgenre.training.trainer import DivergedError, ProcessGroup, Trainer
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def train_loop_per_worker(config: dict[str, WorkerArguments]) -> TrainingProgres
     """Train until finished, from the last reported checkpoint on.
 
     Returns:
-        The progress of all epochs. An InputError is returned instead of raised, because Ray Train would restart a
-        worker that raises.
+        The progress of all epochs; a training that diverges keeps its earlier ones. An InputError is returned instead
+        of raised, because Ray Train would restart a worker that raises.
     """
     try:
         arguments = config["arguments"]
@@ -57,6 +57,8 @@ def train_loop_per_worker(config: dict[str, WorkerArguments]) -> TrainingProgres
             _report(trainer, logits)
             if ray.train.get_context().get_world_rank() == 0:
                 arguments.events.put(trainer.progress.history[-1])
+    except DivergedError as error:
+        return trainer.progress.after_divergence(error) if trainer.progress.history else error
     except InputError as error:
         return error
     return trainer.progress

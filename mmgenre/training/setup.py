@@ -65,7 +65,10 @@ class TrainingSetup:
             train_splits: splits of the table that make up "train".
         """
         family = self.config.model
-        return {"train": read_split(self.table, train_splits, family), "val": read_split(self.table, "val", family)}
+        return {
+            "train": read_split(self.table, train_splits, family),
+            "val": read_split(self.table, "val", family, grouped=True),
+        }
 
     def splits(self, train_splits: Sequence[str] = ("train",), initial: str | None = None) -> dict[str, Split]:
         """EncodedMovies movies, "train" and "val"; features of frozen layers come from the cache.
@@ -90,7 +93,8 @@ class TrainingSetup:
         has_cached_images = any("image" in part.family.columns for part in parts)
         names = {"train": train_splits, "val": "val"}
         rows = {
-            role: read_split(self.table, name, family, images=not has_cached_images) for role, name in names.items()
+            role: read_split(self.table, name, family, images=not has_cached_images, grouped=role == "val")
+            for role, name in names.items()
         }
         if options is None or not parts:
             return {role: encode(self.model.encoder, split) for role, split in rows.items()}

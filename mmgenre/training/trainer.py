@@ -126,19 +126,26 @@ class Trainer:
             Validation logits, shape (N, 9).
 
         Raises:
-            DivergedError: the loss is not finite.
+            DivergedError: the loss or a prediction is not finite.
         """
         trained = self._train_epoch(save_partial)
         validation_start = time.monotonic()
         logits = self._validate()
+        if not np.isfinite(logits).all():
+            raise DivergedError(
+                f"training diverged in epoch {self.progress.num_epochs + 1}: predictions for validation movies are not "
+                "finite; lower optimizer.lr_*"
+            )
         num_rows = len(self._train.labels)
         epoch = EpochMetrics(
             epoch=self.progress.num_epochs + 1,
             loss=trained.loss / num_rows,
             rows_per_second=num_rows / trained.seconds,
             seconds=trained.seconds + time.monotonic() - validation_start,
-            **_validation_metrics(logits, self._val.labels),
+            **_validation_metrics(logits, self._val, self._config.seed),
         )
+        # All workers must stop after the same epoch, and other machines may round scores otherwise.
+        epoch = self._group.all_gather(epoch)[0]
         self.progress = TrainingProgress(history=(*self.progress.history, epoch))
         if self._log is not None:
             self._log.write_epoch(epoch)
@@ -223,7 +230,7 @@ class Trainer:
         return logits
 
 
-def _validation_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Loss and scores of the validation movies; both arrays have shape (N, 9)."""
-    loss = binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels)).item()
-    return {"val_loss": loss} | held_out_scores(probabilities(logits, 1.0), labels)
+def _validation_metrics(logits: np.ndarray, val: Split, seed: int) -> dict[str, float]:
+    """Loss and scores of the validation movies, whose logits have shape (N, 9)."""
+    loss = binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(val.labels)).item()
+    return {"val_loss": loss} | held_out_scores(probabilities(logits, 1.0), val.labels, groups=val.groups, seed=seed)

@@ -5,7 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmgenre.dataset.rows import read_split
+from mmgenre.dataset.rows import read_split, readable
+from mmgenre.models.bilstm import BilstmConfig
 from mmgenre.models.vgg import VggConfig
 from mmgenre.tables.images import StoredImages
 from mmgenre.tables.schema import MOVIES, per_genre
@@ -69,3 +70,29 @@ def test_images_are_not_read_where_they_are_not_needed(movies):
     rows = read_split(Table(movies, MOVIES), ["train", "val"], POSTERS, images=False)
 
     assert set(rows.movies.images) == {None}
+
+
+def test_movies_with_an_equal_plot_or_poster_have_one_group_number(write_table, tmp_path):
+    ids = ["tt5", "tt1", "tt4", "tt2", "tt3", "tt6", "tt7"]
+    columns = columns_of(ids, [b"same", None, b"same", None, b"other", b"", b"x"], ["val"] * 6 + ["train"])
+    columns["plot"] = ["a", "B.", "c", "b", "d", None, "d"]
+    table = Table(write_table(tmp_path / "movies", MOVIES, columns), MOVIES)
+
+    rows = read_split(table, "val", BilstmConfig(vectors=None), grouped=True)
+    encoded = readable(Encoded(rows), rows)
+
+    numbers = dict(zip(rows.ids.to_pylist(), rows.groups.tolist(), strict=True))
+    assert numbers["tt1"] == numbers["tt2"] and numbers["tt4"] == numbers["tt5"]
+    assert len({numbers[name] for name in ("tt1", "tt3", "tt4")}) == 3
+    assert encoded.groups.tolist() == rows.groups[1:].tolist()
+    assert read_split(table, "val", BilstmConfig(vectors=None)).groups is None
+
+
+class Encoded:
+    """Movies of which the first is unreadable."""
+
+    def __init__(self, rows):
+        self.readable = np.arange(len(rows.labels)) > 0
+
+    def take(self, rows):
+        return self

@@ -6,12 +6,13 @@ from predictions import one_genre, predictions
 from scipy.special import expit, logit
 from sklearn.metrics import f1_score
 
-from mmgenre.scoring.metrics import expected_calibration_error
+from mmgenre.scoring.metrics import expected_calibration_error, held_out_scores
 from mmgenre.scoring.thresholds import (
     HeldOutDecisions,
     Thresholds,
     best_global_threshold,
     best_thresholds,
+    calibrate,
     decide,
     fit_temperature,
     fit_thresholds,
@@ -136,6 +137,39 @@ def test_held_out_decisions_do_not_depend_on_the_held_out_labels():
     assert (
         HeldOutDecisions.of(chances, other).per_genre[fold] == HeldOutDecisions.of(chances, labels).per_genre[fold]
     ).all()
+
+
+def test_movies_of_one_group_are_held_out_together():
+    """Movies with equal plots have equal probabilities; a copy among the others would tell their labels."""
+    chances, labels = predictions(30, knowledge=0)
+    groups = np.random.default_rng(1).permutation(np.arange(30) % 11)
+    fold = np.random.default_rng(0).permutation(np.arange(11) % 5)
+    first = {group: number for number, group in enumerate(dict.fromkeys(groups.tolist()))}
+    out = np.array([fold[first[group]] == 2 for group in groups.tolist()])
+    assert 0 < out.sum() < 30
+
+    other = np.where(out[:, None], 1 - labels, labels)
+
+    held_out, changed = (HeldOutDecisions.of(chances, values, groups=groups) for values in (labels, other))
+    assert (held_out.per_genre[out] == changed.per_genre[out]).all()
+    assert (held_out.with_global[out] == changed.with_global[out]).all()
+
+
+def test_groups_of_one_movie_and_their_numbers_change_nothing():
+    chances, labels = predictions(40)
+    alone = HeldOutDecisions.of(chances, labels, seed=2)
+
+    numbered = HeldOutDecisions.of(chances, labels, groups=np.random.default_rng(0).permutation(40), seed=2)
+
+    assert (alone.per_genre == numbered.per_genre).all()
+    assert calibrate(chances, labels) == calibrate(chances, labels, groups=np.arange(40) * 7)
+
+
+def test_another_seed_draws_other_folds():
+    chances, labels = predictions(60, knowledge=1)
+
+    assert held_out_scores(chances, labels, seed=0) == held_out_scores(chances, labels)
+    assert len({held_out_scores(chances, labels, seed=seed)["macro_f1"] for seed in range(4)}) > 1
 
 
 def test_fitting_is_deterministic():

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mmgenre.errors import InputError
-from mmgenre.models import checkpoint
+from mmgenre.models import checkpoint, inference
 from mmgenre.models.movies import Movies
 from mmgenre.models.vgg import VggConfig
 from mmgenre.tables.schema import MOVIES, PREDICTIONS, per_genre
@@ -92,6 +92,20 @@ def test_features_are_computed_once_and_give_the_scores_of_computing_them_anew(t
     table = compute(part, Table(movies), str(first), plan)
     assert sorted(features.rglob("*")) == before
     assert Counter(table.read(["status"])["status"].to_pylist()) == {"ok": 86, "unreadable": 2}
+
+
+def test_features_of_another_precision_do_not_pass_for_this_machines(movies, weights, monkeypatch):
+    """`auto` is bf16 on a GPU and fp32 on most CPUs."""
+    model = VggConfig.model_validate(POSTER_MODEL | {"weights": weights}).build(Movies([], [], []))
+
+    def digest(precision, *, has_bf16):
+        monkeypatch.setattr(inference, "_has_bf16_units", lambda device: has_bf16)
+        return recipe(model, Table(movies), FeatureOptions("anywhere", "auto", precision, 0)).model_dump_json()
+
+    fp32, bf16 = digest("auto", has_bf16=False), digest("auto", has_bf16=True)
+
+    assert fp32 != bf16
+    assert (fp32, bf16) == (digest("fp32", has_bf16=True), digest("bf16", has_bf16=False))
 
 
 def test_features_are_shared_until_weights_or_what_is_seen_change(movies, weights, tmp_path):

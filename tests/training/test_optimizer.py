@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from mmgenre.errors import InputError
 from mmgenre.models.movies import Movies
 from mmgenre.models.transformer import TransformerConfig
 from mmgenre.training import state as training_state
@@ -186,6 +188,44 @@ def test_frozen_parameters_do_not_disturb_going_on(build, tmp_path):
     training_state.load(tmp_path, second.model, second.optimizer, second.schedule)
 
     assert first.run(range(5, 12)) == second.run(range(5, 12))
+
+
+def test_a_state_goes_to_the_parameter_it_belongs_to_whatever_the_groups(build, tmp_path):
+    """Another layer decay orders the parameters otherwise."""
+    first, second = build(), build()
+    settings = OptimizerConfig(lr_backbone=1e-3, lr_head=1e-2)
+    optimizer, schedule = settings.build(first, num_steps=4)
+    movies = first.encoder.encode(Movies.of_plots(PLOTS))
+    binary_cross_entropy_with_logits(first(movies.batch(np.arange(64))), LABELS).backward()
+    optimizer.step()
+    training_state.save(tmp_path, first, optimizer, schedule, TrainingProgress())
+    regrouped, later = settings.model_copy(update={"layer_decay": 0.5}).build(second, num_steps=4)
+    assert order_of(second, regrouped) != order_of(first, optimizer)
+
+    training_state.load(tmp_path, second, regrouped, later)
+
+    values = dict(second.named_parameters())
+    for name, value in first.named_parameters():
+        for field, expected in optimizer.state[value].items():
+            assert torch.equal(regrouped.state[values[name]][field], expected), (name, field)
+
+
+def order_of(model, optimizer):
+    names = {id(value): name for name, value in model.named_parameters()}
+    return [names[id(value)] for group in optimizer.param_groups for value in group["params"]]
+
+
+def test_the_state_of_other_parameters_is_refused(build, tmp_path):
+    training, frozen = Training(build()), Training(build(frozen_layers=1))
+    training.run(range(1))
+    training_state.save(tmp_path, training.model, training.optimizer, training.schedule, TrainingProgress())
+
+    with pytest.raises(InputError, match=r"holds the state of .backbone\.embeddings.*train again with overwrite=true"):
+        training_state.load(tmp_path, frozen.model, frozen.optimizer, frozen.schedule)
+    # Earlier versions wrote positions in place of names.
+    save_file({"0.step": torch.ones(())}, tmp_path / "optimizer.safetensors")
+    with pytest.raises(InputError, match="another version of mmgenre wrote it"):
+        training_state.load(tmp_path, training.model, training.optimizer, training.schedule)
 
 
 def test_a_state_holds_no_pickle(build, tmp_path):

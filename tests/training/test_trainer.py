@@ -1,5 +1,7 @@
 """A fit that is broken off anywhere goes on as if it had not been, alone or with another number of workers."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,11 @@ import torch
 from mmgenre.dataset.rows import Split
 from mmgenre.labels import GENRES
 from mmgenre.models.movies import Movies
+from mmgenre.training import ray_worker, trainer
 from mmgenre.training.config import FitConfig
-from mmgenre.training.trainer import ProcessGroup, Trainer
+from mmgenre.training.job import describe
+from mmgenre.training.state import EpochMetrics, TrainingProgress
+from mmgenre.training.trainer import DivergedError, ProcessGroup, Trainer
 
 RANDOM = np.random.default_rng(0)
 PLOTS = [
@@ -16,6 +21,7 @@ PLOTS = [
 ]
 LABELS = RANDOM.integers(0, 2, (70, len(GENRES))).astype(np.float32)
 CPU = torch.device("cpu")
+SCORES = dict.fromkeys(("macro_f1", "mean_average_precision", "f1_of_averages", "micro_f1"), 0.5)
 
 
 class BrokenOffError(Exception):
@@ -76,3 +82,86 @@ def test_fewer_workers_than_planned_learn_the_same_from_the_same_steps(begin):
     alone_of_three.run_epoch()
 
     assert one.progress.history[0].loss == pytest.approx(alone_of_three.progress.history[0].loss, abs=1e-6)
+
+
+class Follower(ProcessGroup):
+    """A worker whose rank 0 computes other scores than it does itself."""
+
+    def all_gather(self, value):
+        if isinstance(value, EpochMetrics):
+            return [value.model_copy(update={"macro_f1": 0.9 / value.epoch}), value]
+        return super().all_gather(value)
+
+
+def test_every_worker_stops_where_rank_0_does(begin):
+    """Scores that are rounded otherwise on another machine must not let one worker stop alone."""
+    fit = begin(Follower(CPU), epochs=5, patience=2, score="macro_f1")
+
+    while not fit.is_finished:
+        fit.run_epoch()
+
+    assert [epoch.macro_f1 for epoch in fit.progress.history] == [0.9, 0.45, 0.3]
+
+
+def test_predictions_that_are_not_finite_are_a_divergence(begin, monkeypatch):
+    fit = begin()
+    fit.run_epoch()
+    monkeypatch.setattr(trainer, "predict_logits", lambda *_: np.full((70, 9), np.nan, np.float32))
+
+    with pytest.raises(DivergedError, match="training diverged in epoch 2: predictions for validation movies are not"):
+        fit.run_epoch()
+
+    assert fit.progress.num_epochs == 1
+
+
+def test_folds_of_the_validation_follow_the_seed_and_the_groups(begin, monkeypatch):
+    seen = []
+    monkeypatch.setattr(trainer, "held_out_scores", lambda *_, **options: seen.append(options) or SCORES)
+    fit = begin(seed=7)
+    fit._val = Split(fit._val.movies, fit._val.labels, np.arange(70) // 2)
+
+    fit.run_epoch()
+
+    assert seen == [{"groups": fit._val.groups, "seed": 7}]
+
+
+class DivergingTrainer:
+    """Finishes some epochs, then diverges."""
+
+    def __init__(self, num_epochs, metrics):
+        self.progress, self._num_epochs, self._metrics = TrainingProgress(), num_epochs, metrics
+        self.is_finished = False
+
+    def run_epoch(self, save_partial):
+        number = self.progress.num_epochs
+        if number == self._num_epochs:
+            raise DivergedError("training diverged at step 9: the loss is nan; lower optimizer.lr_*")
+        epoch = self._metrics.model_copy(update={"epoch": number + 1})
+        self.progress = TrainingProgress(history=(*self.progress.history, epoch))
+
+
+@pytest.mark.parametrize("num_epochs", [0, 2])
+def test_a_training_that_diverges_keeps_the_epochs_before(begin, monkeypatch, num_epochs):
+    fit = begin()
+    fit.run_epoch()
+    diverging = DivergingTrainer(num_epochs, fit.progress.history[0])
+    context = SimpleNamespace(get_world_rank=lambda: 1)
+    monkeypatch.setattr(ray_worker, "_resumed_trainer", lambda arguments: diverging)
+    monkeypatch.setattr(ray_worker, "_report", lambda *_: None)
+    monkeypatch.setattr(ray_worker.ray.train, "get_context", lambda: context)
+
+    found = ray_worker.train_loop_per_worker({"arguments": None})
+
+    if num_epochs == 0:
+        assert isinstance(found, DivergedError)
+    else:
+        assert (found.num_epochs, found.status) == (2, "diverged")
+        assert found.detail.startswith("training diverged at step 9")
+        assert TrainingProgress.model_validate_json(found.to_json()) == found
+
+
+def test_the_summary_names_the_divergence():
+    notes = {"val": {"macro_f1": 0.5}, "epochs": 2, "status": "diverged", "detail": "training diverged at step 9"}
+    manifest = SimpleNamespace(notes=notes)
+
+    assert describe(manifest).startswith("training diverged at step 9; the best of the 2 epochs before is kept\nvalid")
