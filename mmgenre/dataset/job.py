@@ -16,12 +16,12 @@ from mmgenre.dataset.groups import merged_groups, normalise, plot_groups
 from mmgenre.errors import InputError
 from mmgenre.labels import GENRES, encode
 from mmgenre.tables.joins import RightTable, with_posters
-from mmgenre.tables.words import count_words
 from mmgenre.tables.manifest import Manifest, Recipe
 from mmgenre.tables.output import Output
 from mmgenre.tables.schema import CATALOG, ENRICHED, MOVIES, POSTERS, SPLITS, PosterStatus, per_genre
 from mmgenre.tables.table import Table, TableWriter, count_values
 from mmgenre.tables.user_files import remarks
+from mmgenre.tables.words import count_words
 
 _ROWS_PER_PART = 50_000
 _POSTERS_AVAILABLE = "posters available"

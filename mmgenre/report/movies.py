@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from mmgenre.errors import one_line
 from mmgenre.posters.images import NotAnImage, TooManyPixels, shrink
 from mmgenre.report.blocks import GenreOutcome, MovieCard
-from mmgenre.tables.words import count_words
 from mmgenre.tables.schema import from_per_genre
 from mmgenre.tables.table import Table
+from mmgenre.tables.words import count_words
 
 # Average characters per word that an excerpt may take, including the space.
 _MAX_WORD_LENGTH = 12

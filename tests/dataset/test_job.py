@@ -11,9 +11,9 @@ from mmgenre.dataset.groups import normalise
 from mmgenre.dataset.job import DatasetConfig, build_dataset, split_of
 from mmgenre.errors import InputError
 from mmgenre.labels import GENRES
-from mmgenre.tables.words import count_words
 from mmgenre.tables.schema import CATALOG, ENRICHED, MOVIES, POSTERS, from_per_genre
 from mmgenre.tables.table import Table
+from mmgenre.tables.words import count_words
 
 WORDS = np.array([f"word{number}" for number in range(500)])
 
