@@ -304,7 +304,7 @@ def test_setup_installs_the_project_with_its_constraints(launcher):
 
     assert len(installs) == 2
     assert all("--constraint ~/mmgenre/constraints.txt" in command for command in installs)
-    assert installs[0].split()[-1] == "~/mmgenre"
+    assert installs[0].split()[-1] == '"$HOME/mmgenre[all]"'
     assert any("3.11" in command for command in launcher["setup_commands"])
 
 
