@@ -31,7 +31,13 @@ _OTHER_KINDS = (
 )
 
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
-_START_OF_SCAN = b"\xff\xda"
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+# Two different continuations of compressed data. A decoder that expects a restart marker ignores one of the next two
+# numbers, so that each continuation starts with another number.
+_PADDINGS = tuple(
+    b"".join(data + bytes([0xFF, 0xD0 + (first + number) % 8]) for number in range(8)) + data
+    for first, data in ((0, bytes(range(255))), (4, bytes(range(254, -1, -1))))
+)
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xDA)}
 _APP1 = 0xE1
 # Frames, tables, and the JFIF and Adobe segments that state the colour space.
@@ -81,14 +87,48 @@ def shrink(content: bytes, max_side: int, max_pixels: int) -> Picture:
     """
     kind = _kind(content)
     try:
-        image, exif = _small(kind, content, max_side, max_pixels)
-        return _picture(image, _orientation(exif))
+        if kind == "JPEG" and _END_OF_IMAGE not in content[content.rfind(_START_OF_SCAN) :]:
+            return _shrink_without_end(content, max_side, max_pixels)
+        return _shrunk(kind, content, max_side, max_pixels)
     except (NotAnImage, TooManyPixels):
         raise
     except Image.DecompressionBombError:
         raise TooManyPixels("more pixels than Pillow's own limit") from None
     except Exception:  # a hostile file can make Pillow raise almost anything
         raise _broken(kind) from None
+
+
+def _shrunk(kind: str, content: bytes, max_side: int, max_pixels: int) -> Picture:
+    image, exif = _small(kind, content, max_side, max_pixels)
+    return _picture(image, _orientation(exif))
+
+
+def _shrink_without_end(content: bytes, max_side: int, max_pixels: int) -> Picture:
+    """The picture of a JPEG without its end marker, which every viewer shows; NotAnImage if more than that is missing.
+
+    Nothing else is missing if the picture is the same whatever follows. Pillow does not tell: with an end marker
+    appended, it decodes truncated files too, and fills the rest with grey.
+    """
+    # A marker may be cut in two.
+    start = content.rstrip(b"\xff")
+    first, second = (_shrunk("JPEG", start + padding + _END_OF_IMAGE, max_side, max_pixels) for padding in _PADDINGS)
+    if first != second or not _has_every_scan(content):
+        raise _broken("JPEG")
+    return first
+
+
+def _has_every_scan(content: bytes) -> bool:
+    """Whether the scans of a JPEG contain every coefficient of every component, down to its last bit."""
+    stripped, _ = _strip_jpeg(content)
+    bits_left: dict[tuple[int, int], int] = {}
+    for scan in re.finditer(_START_OF_SCAN, stripped):
+        header = stripped[scan.end() + 2 :][: 1 + 2 * 4 + 3]  # at most four components
+        end = 1 + 2 * header[0]
+        first, last, precision = header[end : end + 3]
+        for component in header[1:end:2]:
+            bits_left |= dict.fromkeys(((component, number) for number in range(first, last + 1)), precision & 15)
+    num_components = len(JpegImageFile(io.BytesIO(stripped)).getbands())
+    return len(bits_left) == 64 * num_components and not any(bits_left.values())
 
 
 def _broken(kind: str, reason: str = "truncated or damaged, cannot be decoded") -> NotAnImage:
@@ -104,6 +144,11 @@ def _kind(content: bytes) -> str:
         return "WebP"
     if not content:
         raise NotAnImage("empty")
+    if content[4:8] == b"ftyp":
+        # Not decoded: the frame in an AVIF may be up to 268 million pixels larger than its header says, and Pillow
+        # takes no limit for it.
+        name = "an AVIF" if re.search(b"avi[fs]", content[8:64]) else "a HEIF or video file"
+        raise NotAnImage(f"{name}; expected JPEG, PNG or WebP")
     start = content[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     other = next((name for prefix, name in _OTHER_KINDS if start.startswith(prefix)), "unknown content")
     raise NotAnImage(f"{other}; expected JPEG, PNG or WebP")
@@ -194,6 +239,9 @@ def _strip_png(content: bytes) -> tuple[bytes, bytes]:
     view = memoryview(content)
     kept, exif, at = [view[:8]], b"", 8
     for _ in range(_MAX_PARTS):
+        # Viewers show a PNG without its last chunk. Pillow raises if rows are missing.
+        if at + 8 > len(content) and any(part[4:8] == b"IDAT" for part in kept):
+            return b"".join(kept), exif
         length, name = struct.unpack_from(">I4s", content, at)
         start, at = at, at + 12 + length
         if name in _PNG_CHUNKS:

@@ -29,6 +29,8 @@ from mmgenre.tables.table import Table
 # The settings that rows depend on, and the columns that later stages depend on.
 _SETTINGS = ("max_side", "max_bytes", "max_pixels", "placeholder_titles")
 _CONTENT = ("imdb_id", "status", "sha256")
+# What files and services write in place of a URL, in lower case and without spaces around it.
+_NO_URL = ("", "n/a", "na", "nan", "none", "null", "nil", "-", "\\n")
 
 
 class PostersConfig(Config):
@@ -38,7 +40,7 @@ class PostersConfig(Config):
     output: str = Field(description="folder of the POSTERS table; its rows are a cache and are not downloaded again")
     overwrite: bool = Field(False, description="replace an output that was made with other settings")
     allowed_hosts: tuple[str, ...] = Field(
-        ("image.tmdb.org", "m.media-amazon.com"),
+        ("image.tmdb.org", "m.media-amazon.com", "images-na.ssl-images-amazon.com"),
         description="host or host:port; no other host is contacted, not even after a redirect",
     )
     allow_private: bool = Field(False, description="allow plain http and private addresses for these hosts; for tests")
@@ -94,6 +96,7 @@ def posters(config: PostersConfig) -> Manifest:
 def _select_due(enriched: Table, table: CacheTable, config: PostersConfig) -> pa.Table:
     """Ids and URLs of the posters to download."""
     movies = enriched.read(["imdb_id", "poster_url"])
+    movies = movies.set_column(1, "poster_url", _without_placeholders(movies["poster_url"]))
     cached = table.latest(["imdb_id", "status", "poster_url"])
     index = pc.index_in(movies["imdb_id"], cached["imdb_id"])
     matches = take(cached, index.combine_chunks())
@@ -106,6 +109,12 @@ def _select_due(enriched: Table, table: CacheTable, config: PostersConfig) -> pa
     is_allowed_now = pc.and_(is_forbidden, pc.is_in(movies["poster_url"], allowed))
     reasons = (index.is_null(), pc.not_equal(url, cached_url), is_unreachable, is_allowed_now)
     return movies.filter(functools.reduce(pc.or_, reasons))
+
+
+def _without_placeholders(urls: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The URLs, with nulls for texts such as N/A."""
+    texts = pc.utf8_lower(pc.utf8_trim_whitespace(urls))
+    return pc.if_else(pc.is_in(texts, pa.array(_NO_URL)), pa.scalar(None, pa.string()), urls)
 
 
 def _allowed(urls: pa.ChunkedArray, rules: HostRules) -> pa.Array:

@@ -19,6 +19,7 @@ ImageFault = Literal[
     "server_error",
     "truncated",
     "cut_off",
+    "no_end",
     "empty",
     "html",
     "gif",
@@ -127,6 +128,10 @@ def _cut_off(poster: bytes) -> bytes:
     return poster[: len(poster) // 2]
 
 
+def _without_end(poster: bytes) -> bytes:
+    return poster.removesuffix(b"\xff\xd9")
+
+
 def _as_gif(poster: bytes) -> bytes:
     return _encode(_open(poster).quantize(), "GIF")
 
@@ -178,6 +183,7 @@ _STREAMS: dict[str, Callable[[web.Request, web.Response], Awaitable[web.StreamRe
 # Content types, and functions that make the body from the poster; they run in a thread.
 _TRANSFORMS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "cut_off": ("image/jpeg", _cut_off),
+    "no_end": ("image/jpeg", _without_end),
     "empty": ("image/jpeg", lambda _: b""),
     "html": ("image/jpeg", lambda _: _PAGE),
     "gif": ("image/gif", _as_gif),

@@ -312,6 +312,9 @@ def test_comments_profiles_and_texts_are_removed(kind):
         (b"\xef\xbb\xbf\r\n<!DOCTYPE html><p>Not found", "HTML; expected JPEG, PNG or WebP"),
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG; expected JPEG, PNG or WebP"),
         (b'{"status": 404}', "JSON; expected JPEG, PNG or WebP"),
+        (encoded(plain(), "AVIF"), "an AVIF; expected JPEG, PNG or WebP"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif", "an AVIF; expected JPEG, PNG or WebP"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIF or video file; expected JPEG, PNG or WebP"),
         (b"\0" * 100, "unknown content; expected JPEG, PNG or WebP"),
         (encoded(plain(), "BMP"), "unknown content; expected JPEG, PNG or WebP"),
         (b"\xff\xd8\xff", "broken JPEG: truncated or damaged, cannot be decoded"),
@@ -337,6 +340,67 @@ def test_a_truncated_file_is_rejected(kind, share):
 
     with pytest.raises(NotAnImage, match=r"^broken (JPEG|PNG|WebP): truncated or damaged, cannot be decoded$"):
         shrink(content[: int(len(content) * share)], 384, ENOUGH)
+
+
+def gradient(size=(700, 1001)):
+    ramp = Image.merge("RGB", [Image.radial_gradient("L"), Image.linear_gradient("L"), Image.new("L", (256, 256))])
+    return ramp.resize(size)
+
+
+JPEG_VARIANTS = [
+    {},
+    {"progressive": True},
+    {"optimize": True, "subsampling": 0},
+    {"restart_marker_rows": 1},
+    {"restart_marker_blocks": 1, "progressive": True},
+]
+
+
+@pytest.mark.parametrize("options", JPEG_VARIANTS)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_without_its_end_marker_gives_the_picture_of_the_whole_file(mode, options):
+    for size in ((41, 61), (700, 1001)):
+        content = encoded(gradient(size).convert(mode), "JPEG", **options)
+        assert content.endswith(b"\xff\xd9")
+        whole = shrink(content, 384, ENOUGH)
+
+        for end in (b"", b"\xff", b"\r\n", b"\0" * 1000, b"</html>"):
+            assert shrink(content[:-2] + end, 384, ENOUGH) == whole
+
+
+@pytest.mark.parametrize("options", JPEG_VARIANTS)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_jpeg_that_lacks_pixels_is_rejected_wherever_it_ends(mode, options):
+    content = encoded(gradient((41, 61)).convert(mode), "JPEG", **options)
+    whole = shrink(content, 384, ENOUGH)
+    num_rejected = 0
+
+    for length in range(content.index(b"\xff\xda"), len(content) - 2):
+        try:
+            # What is missing may be too little to be seen.
+            assert shrink(content[:length], 384, ENOUGH) == whole
+        except NotAnImage:
+            num_rejected += 1
+
+    assert num_rejected > 0.9 * (len(content) - 2 - content.index(b"\xff\xda"))
+
+
+def test_a_progressive_jpeg_that_ends_between_two_scans_is_rejected():
+    content = encoded(gradient((41, 61)), "JPEG", progressive=True)
+    # The last scan, with the table before it.
+    last = content.rindex(b"\xff\xc4")
+
+    with pytest.raises(NotAnImage, match="truncated or damaged"):
+        shrink(content[:last], 384, ENOUGH)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1"])
+def test_a_png_without_its_last_chunk_gives_the_picture_of_the_whole_file(mode):
+    content = encoded(gradient((41, 61)).convert(mode), "PNG")
+    whole = shrink(content, 384, ENOUGH)
+
+    for num_missing in (1, 4, 8, 11, 12):
+        assert shrink(content[:-num_missing], 384, ENOUGH) == whole
 
 
 def test_a_jpeg_may_have_64_scans_but_not_65():

@@ -27,7 +27,9 @@ FAULTS = ImageFaultsConfig(rate=0.75, attempts=9, seed=3, kinds=KINDS)
 ATTEMPTS = 2
 # The status that a fault leads to: at once, or if the last attempt ends with it.
 FINAL = {
-    **dict.fromkeys(("cmyk", "palette_png", "alpha_png", "deep_png", "webp", "animated", "redirect_home", None), "ok"),
+    **dict.fromkeys(
+        ("cmyk", "palette_png", "alpha_png", "deep_png", "webp", "animated", "redirect_home", "no_end", None), "ok"
+    ),
     "placeholder": "placeholder",
     **dict.fromkeys(("huge_png", "endless"), "too_large"),
     **dict.fromkeys(("redirect_loopback", "redirect_elsewhere"), "forbidden_target"),
@@ -166,6 +168,34 @@ def test_a_host_is_not_contacted_until_it_is_allowed(local_ray, world, enriched,
     assert refused.statuses["forbidden"] == num_posters
     assert requests == {}
     assert allowed.statuses["ok"] == num_posters
+
+
+@pytest.mark.parametrize("text", ["N/A", "n/a", " N/A ", "", "  ", "None", "nan", "NULL", "\\N", "-"])
+def test_a_text_in_place_of_a_url_is_no_poster(tmp_path, write_table, text):
+    ids = ["tt0000001", "tt0000002"]
+    columns = {
+        "imdb_id": ids,
+        "provider": ["dump"] * 2,
+        "status": ["ok"] * 2,
+        "poster_url": [text, None],
+        "fetched_at": pa.array([0] * 2, pa.timestamp("s", tz="UTC")),
+    }
+    enriched = write_table(tmp_path / "enriched", ENRICHED, columns)
+
+    config = PostersConfig(enriched=enriched, output=str(tmp_path / "posters"))
+    manifest = posters(config)
+
+    assert manifest.statuses == {"no_poster": 2}
+    assert {row["poster_url"] for row in rows_of(config.output).values()} == {None}
+    # Nothing is left to do.
+    assert posters(config) == manifest
+
+
+def test_the_image_hosts_of_both_services_are_allowed():
+    rules = PostersConfig(enriched="in", output="out").host_rules()
+
+    for host in ("image.tmdb.org", "m.media-amazon.com", "images-na.ssl-images-amazon.com"):
+        assert rules.check(f"https://{host}/images/M/a.jpg").host == host
 
 
 def test_a_url_that_leads_to_a_forbidden_one_is_requested_once(local_ray, world, enriched, tmp_path):
