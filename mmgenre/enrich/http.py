@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,13 @@ T = TypeVar("T")
 _MAX_FAILURES, _OUTAGE_WAIT_S = 200, 10.0
 # A request that is refused with 429 so often, although others are served meanwhile, is given up.
 _MAX_REFUSALS = 20
+
+_GZIP_START = b"\x1f\x8b"
+# Window sizes with which zlib reads a gzip header, a zlib header, or none.
+_GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
+# A file that is compressed itself, by a server and by a CDN.
+_MAX_LAYERS = 3
+_UNSUPPORTED_ENCODINGS = ("br", "zstd", "compress")
 
 
 class HttpConfig(Config):
@@ -162,7 +170,7 @@ class HttpClient:
                 connector=aiohttp.TCPConnector(limit=self._config.in_flight, resolver=self._resolver),
                 timeout=aiohttp.ClientTimeout(total=self._config.timeout_s),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                # A compressed body could expand far beyond the bytes that were counted.
+                # A compressed body can expand far beyond the bytes that were counted: see Body.
                 headers={"Accept-Encoding": "identity"},
                 auto_decompress=False,
             )
@@ -234,8 +242,64 @@ async def with_retries(config: HttpConfig, attempt: Callable[..., Awaitable[T]],
     return await retrying(attempt, *arguments)
 
 
+@dataclass(frozen=True)
+class Body:
+    """A response body as it was sent. Some CDNs compress it although `identity` was requested.
+
+    Args:
+        content: the bytes.
+        encoding: the Content-Encoding header.
+    """
+
+    content: bytes
+    encoding: str = ""
+
+    def unpacked(self, max_bytes: int) -> bytes:
+        """The bytes without gzip, which is recognised with and without its header, or deflate.
+
+        Raises:
+            ResponseTooLarge: they exceed max_bytes; no more than these are unpacked.
+            RetryableError: they are damaged, or compressed in another way.
+        """
+        content, encoding = self.content, self.encoding.strip().lower()
+        if encoding in _UNSUPPORTED_ENCODINGS:
+            raise RetryableError(f"the response is compressed ({encoding}) although identity was requested")
+        if encoding == "deflate" and content:
+            # Some servers leave out the header of the zlib format.
+            content = _inflate(content, _ZLIB if content.startswith(b"\x78") else _RAW, max_bytes)
+        for _ in range(_MAX_LAYERS):
+            if not content.startswith(_GZIP_START):
+                break
+            content = _inflate(content, _GZIP, max_bytes)
+        return content
+
+
+def _inflate(content: bytes, window: int, max_bytes: int) -> bytes:
+    inflater = zlib.decompressobj(window)
+    try:
+        unpacked = inflater.decompress(content, max_bytes + 1)
+    except zlib.error:
+        raise RetryableError("the response is compressed and damaged") from None
+    if len(unpacked) > max_bytes:
+        raise ResponseTooLarge(f"response of more than {max_bytes:,} bytes")
+    # Several gzip members in one body may be any number: to unpack them takes quadratic time.
+    if not inflater.eof or inflater.unused_data.startswith(_GZIP_START):
+        raise RetryableError("the response is compressed and incomplete")
+    return unpacked
+
+
 async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    """Read a response body.
+    """Read and unpack a response body.
+
+    Raises:
+        ResponseTooLarge: it exceeds max_bytes, packed or unpacked.
+        RetryableError: it is damaged.
+    """
+    return (await receive_body(response, max_bytes)).unpacked(max_bytes)
+
+
+async def receive_body(response: aiohttp.ClientResponse, max_bytes: int) -> Body:
+    """Read a response body without unpacking it.
 
     Raises:
         ResponseTooLarge: it exceeds max_bytes, or its Content-Length does.
@@ -248,7 +312,7 @@ async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         content += chunk
         if len(content) > max_bytes:
             raise too_large
-    return bytes(content)
+    return Body(bytes(content), response.headers.get("Content-Encoding", ""))
 
 
 def parse_retry_after(header: str | None, now: datetime) -> float | None:

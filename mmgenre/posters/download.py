@@ -14,12 +14,13 @@ from yarl import URL
 from mmgenre import ray_session
 from mmgenre.enrich.hosts import ForbiddenUrl, PrivateAddress
 from mmgenre.enrich.http import (
+    Body,
     CircuitBreaker,
     HttpClient,
     Request,
     ResponseTooLarge,
     RetryableError,
-    read_body,
+    receive_body,
     with_retries,
 )
 from mmgenre.enrich.rate_limit import ClusterPacer, get_rate_limiter
@@ -102,30 +103,37 @@ class PosterFetcher:
         }
 
     async def _attempt(self, url: URL) -> Picture:
-        # The bytes count as in flight until the image is shrunk.
-        async with AsyncExitStack() as held:
-            content = await self._download(url, held)
-            shrink_content = functools.partial(shrink, content, self._config.max_side, self._config.max_pixels)
-            try:
-                return await asyncio.get_running_loop().run_in_executor(self._decoders, shrink_content)
-            except TooManyPixels as error:
-                raise PosterRejected(PosterStatus.TOO_LARGE, str(error)) from None
-            except NotAnImage as error:
-                raise InvalidImage(str(error)) from None
+        try:
+            # The bytes count as in flight until the image is shrunk.
+            async with AsyncExitStack() as held:
+                body = await self._download(url, held)
+                return await asyncio.get_running_loop().run_in_executor(self._decoders, self._shrink, body)
+        except ResponseTooLarge:
+            detail = f"more than {self._config.max_bytes:,} bytes"
+            raise PosterRejected(PosterStatus.TOO_LARGE, detail) from None
+        except TooManyPixels as error:
+            raise PosterRejected(PosterStatus.TOO_LARGE, str(error)) from None
+        except NotAnImage as error:
+            raise InvalidImage(str(error)) from None
 
-    async def _download(self, url: URL, held: AsyncExitStack) -> bytes:
-        """The bytes at a URL, after redirects that the rules allow."""
+    def _shrink(self, body: Body) -> Picture:
+        # Unpacked here, where few bodies are at the same time: what they expand to is not counted.
+        content = body.unpacked(self._config.max_bytes)
+        return shrink(content, self._config.max_side, self._config.max_pixels)
+
+    async def _download(self, url: URL, held: AsyncExitStack) -> Body:
+        """The body at a URL, after redirects that the rules allow."""
         for _ in range(_MAX_REDIRECTS + 1):
             try:
                 result = await self._client(url).get(Request(url), functools.partial(self._read, held))
             except PrivateAddress as error:
                 raise PosterRejected(PosterStatus.FORBIDDEN_TARGET, str(error.strerror)) from None
-            if isinstance(result, bytes):
+            if isinstance(result, Body):
                 return result
             url = result
         raise RetryableError(f"more than {_MAX_REDIRECTS} redirects")
 
-    async def _read(self, held: AsyncExitStack, response: aiohttp.ClientResponse) -> bytes | URL:
+    async def _read(self, held: AsyncExitStack, response: aiohttp.ClientResponse) -> Body | URL:
         """The body, or the URL that a redirect leads to."""
         if response.status in _REDIRECTS:
             return self._redirect_target(response)
@@ -135,10 +143,7 @@ class PosterFetcher:
             raise RetryableError(f"HTTP {response.status}")
         max_bytes = self._config.max_bytes
         await held.enter_async_context(self._budget.hold(min(response.content_length or max_bytes, max_bytes)))
-        try:
-            return await read_body(response, max_bytes)
-        except ResponseTooLarge:
-            raise PosterRejected(PosterStatus.TOO_LARGE, f"more than {max_bytes:,} bytes") from None
+        return await receive_body(response, max_bytes)
 
     def _redirect_target(self, response: aiohttp.ClientResponse) -> URL:
         try:

@@ -1,11 +1,13 @@
 """Faults of the API server. Which titles they hit is pseudo-random but reproducible."""
 
 import asyncio
+import gzip
 import hashlib
 import json
 import socket
 import struct
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Generic, Literal, TypeVar
 
 from aiohttp import web
@@ -14,7 +16,20 @@ from pydantic import Field
 from mmgenre.config import Config
 
 Kind = TypeVar("Kind", bound=str)
-Fault = Literal["server_error", "timeout", "reset", "truncated", "html", "wrong_shape", "deep", "redirect", "bad_text"]
+Fault = Literal[
+    "server_error",
+    "timeout",
+    "reset",
+    "truncated",
+    "html",
+    "wrong_shape",
+    "deep",
+    "redirect",
+    "bad_text",
+    "gzip",
+    "gzip_unnamed",
+    "gzip_bomb",
+]
 
 _WRONG_SHAPES: tuple[Any, ...] = (
     [],
@@ -24,6 +39,7 @@ _WRONG_SHAPES: tuple[Any, ...] = (
     {"results": {}},
 )
 _DEEP = "[" * 1_000_000
+BOMB_BYTES = 20_000_000
 _CLOSED_PORT = "http://127.0.0.1:1/"
 
 
@@ -52,7 +68,7 @@ class FaultOdds(Config, Generic[Kind]):
 class FaultsConfig(FaultOdds[Fault]):
     """Faults of API responses; the item of a title is named `<endpoint> <id>`, such as `find tt0111161`."""
 
-    # Without bad_text, which is a valid response for a client that decodes text carefully.
+    # Without bad_text and gzip, which are valid responses for a client that decodes them carefully.
     kinds: tuple[Fault, ...] = Field(
         ("server_error", "timeout", "reset", "truncated", "html", "wrong_shape", "deep", "redirect"), min_length=1
     )
@@ -80,6 +96,20 @@ async def truncate(request: web.Request, intact: web.Response) -> web.StreamResp
     if request.transport is not None:
         request.transport.close()
     return half
+
+
+def compressed(intact: web.Response, named: bool = True) -> web.Response:
+    """The response in gzip, although clients request `identity`; without the header that says so unless named."""
+    headers = {"Content-Type": intact.headers["Content-Type"]}
+    if named:
+        headers["Content-Encoding"] = "gzip"
+    return web.Response(body=gzip.compress(body_of(intact), mtime=0), status=intact.status, headers=headers)
+
+
+@cache
+def bomb() -> bytes:
+    """20 MB of spaces in 20 kB of gzip."""
+    return gzip.compress(b" " * BOMB_BYTES, mtime=0)
 
 
 def body_of(response: web.Response) -> bytes:
@@ -128,6 +158,10 @@ def _bad_text(_: web.Request, intact: web.Response) -> web.Response:
     return web.json_response(content, status=intact.status)
 
 
+def _bomb(_: web.Request, __: web.Response) -> web.Response:
+    return web.Response(body=bomb(), content_type="application/json", headers={"Content-Encoding": "gzip"})
+
+
 _FAULTY: dict[Fault, Callable[[web.Request, web.Response], web.Response]] = {
     "server_error": _server_error,
     "html": _page,
@@ -136,4 +170,7 @@ _FAULTY: dict[Fault, Callable[[web.Request, web.Response], web.Response]] = {
     "redirect": _redirect,
     "bad_text": _bad_text,
     "reset": _reset,
+    "gzip": lambda _, intact: compressed(intact),
+    "gzip_unnamed": lambda _, intact: compressed(intact, named=False),
+    "gzip_bomb": _bomb,
 }

@@ -13,7 +13,7 @@ from aiohttp import web
 from PIL import Image, ImageOps
 from pydantic import Field
 
-from mmgenre.sandbox.faults import FaultOdds, body_of, truncate
+from mmgenre.sandbox.faults import FaultOdds, body_of, bomb, compressed, truncate
 
 ImageFault = Literal[
     "server_error",
@@ -30,6 +30,9 @@ ImageFault = Literal[
     "webp",
     "animated",
     "huge_png",
+    "gzip",
+    "gzip_unnamed",
+    "gzip_bomb",
     "endless",
     "drip",
     "redirect_loopback",
@@ -70,6 +73,8 @@ async def respond(fault: ImageFault, request: web.Request, intact: web.Response,
         return web.Response(status=302, headers={"Location": redirects[fault]})
     if fault in _STREAMS:
         return await _STREAMS[fault](request, intact)
+    if fault in ("gzip", "gzip_unnamed"):
+        return compressed(intact, named=fault == "gzip")
     content_type, transform = _TRANSFORMS[fault]
     try:
         body = await asyncio.to_thread(transform, body_of(intact))
@@ -194,5 +199,6 @@ _TRANSFORMS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "webp": ("image/webp", _as_webp),
     "animated": ("image/webp", _animated),
     "huge_png": ("image/png", lambda _: huge_png()),
+    "gzip_bomb": ("image/jpeg", lambda _: bomb()),
     "placeholder": ("image/jpeg", lambda _: placeholder()),
 }

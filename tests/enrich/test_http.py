@@ -1,6 +1,9 @@
 """Requests to servers that are busy, misbehave or are down."""
 
 import asyncio
+import gzip
+import tracemalloc
+import zlib
 from collections import Counter
 from datetime import UTC, datetime
 
@@ -8,7 +11,9 @@ import pytest
 from aiohttp import web
 
 from mmgenre.enrich import http
+from mmgenre.enrich.client import SourceClient
 from mmgenre.enrich.http import (
+    Body,
     HttpClient,
     HttpConfig,
     Request,
@@ -20,6 +25,12 @@ from mmgenre.enrich.http import (
     read_body,
     with_retries,
 )
+from mmgenre.enrich.providers import OmdbConfig, TmdbConfig
+from mmgenre.enrich.providers.source import Title
+from mmgenre.sandbox.catalogue import SandboxConfig, generate
+from mmgenre.sandbox.faults import FaultsConfig
+from mmgenre.sandbox.responses import load_movies
+from mmgenre.sandbox.server import Sandbox, ServerConfig
 
 
 @pytest.mark.parametrize(
@@ -198,11 +209,91 @@ def test_a_body_that_is_too_large_is_not_read_to_its_end(has_content_length):
     assert len(sent) < 500
 
 
-def test_compressed_content_is_not_decompressed():
-    async def bomb(request):
-        return web.Response(body=b"compressed", headers={"Content-Encoding": "gzip"})
+TEXT = b'{"overview": "A plot."}' * 10
+PACKED = gzip.compress(TEXT, mtime=0)
+RAW_DEFLATE = zlib.compressobj(wbits=-15)
 
-    assert run_with_server(bomb, get) == (200, b"compressed")
+
+@pytest.mark.parametrize(
+    ("content", "encoding"),
+    [
+        *[(PACKED, encoding) for encoding in ("gzip", "GZIP ", "x-gzip", "", "identity", "utf-8")],
+        (gzip.compress(PACKED, mtime=0), "gzip"),
+        (PACKED + b"\0" * 8, "gzip"),
+        (zlib.compress(TEXT), "deflate"),
+        (RAW_DEFLATE.compress(TEXT) + RAW_DEFLATE.flush(), "deflate"),
+        # A header alone does not make a body compressed.
+        *[(TEXT, encoding) for encoding in ("gzip", "", "identity", "none")],
+    ],
+)
+def test_a_body_that_was_compressed_unasked_is_unpacked(content, encoding):
+    async def answer(request):
+        assert request.headers["Accept-Encoding"] == "identity"
+        return web.Response(body=content, headers={"Content-Encoding": encoding} if encoding else {})
+
+    assert run_with_server(answer, get) == (200, TEXT)
+
+
+@pytest.mark.parametrize("service", [TmdbConfig, OmdbConfig])
+@pytest.mark.parametrize("kind", ["gzip", "gzip_unnamed", "gzip_bomb"])
+def test_the_answers_of_a_service_behind_a_cdn_that_compresses_are_read(tmp_path, service, kind):
+    generate(SandboxConfig(movies=5, other_titles=0), str(tmp_path))
+    faults = FaultsConfig(rate=1, attempts=9, kinds=(kind,))
+    with Sandbox(ServerConfig(data=str(tmp_path), faults=faults), "token") as sandbox:
+        source = service(base_url=sandbox.base_url).build({"TMDB_TOKEN": "token", "OMDB_API_KEY": "token"})
+
+        async def fetch():
+            client = SourceClient(source, Unpaced(), HttpConfig(attempts=2, max_wait_s=0.01))
+            try:
+                return [await client.fetch(Title(movie.imdb_id)) for movie in load_movies(str(tmp_path))]
+            finally:
+                await client.close()
+
+        rows = asyncio.run(fetch())
+
+    assert {row["status"] for row in rows} == {"unreachable" if kind == "gzip_bomb" else "ok"}
+    assert {row.get("detail") for row in rows} == {
+        "response of more than 2,000,000 bytes" if kind == "gzip_bomb" else None
+    }
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_bomb_is_unpacked_no_further_than_the_limit(layers):
+    content = b"\0" * 50_000_000
+    for _ in range(layers):
+        content = gzip.compress(content)
+
+    tracemalloc.start()
+    with pytest.raises(ResponseTooLarge, match="more than 100,000 bytes"):
+        Body(content).unpacked(100_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 1_000_000
+
+
+def test_a_body_of_exactly_the_limit_is_unpacked():
+    content = PACKED
+
+    assert Body(content).unpacked(len(TEXT)) == TEXT
+    with pytest.raises(ResponseTooLarge):
+        Body(content).unpacked(len(TEXT) - 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "message"),
+    [
+        (PACKED[:-9], "gzip", "the response is compressed and incomplete"),
+        (PACKED * 2, "gzip", "the response is compressed and incomplete"),
+        (PACKED[:2] + b"\xff" * 40, "", "the response is compressed and damaged"),
+        (TEXT, "deflate", "the response is compressed and damaged"),
+        (b"\x1b" + TEXT, "br", r"the response is compressed \(br\) although identity was requested"),
+        (b"\x28\xb5\x2f\xfd" + TEXT, "zstd", r"the response is compressed \(zstd\) although"),
+    ],
+)
+def test_a_compressed_body_that_cannot_be_unpacked_is_named(content, encoding, message):
+    with pytest.raises(RetryableError, match=message):
+        Body(content, encoding).unpacked(10_000)
 
 
 def test_concurrent_requests_are_bounded():

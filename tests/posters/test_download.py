@@ -68,6 +68,20 @@ def test_a_download_that_is_too_long_is_aborted(world):
     assert set(rows) == {("too_large", "more than 1,000 bytes")}
 
 
+@pytest.mark.parametrize("kind", ["gzip", "gzip_unnamed", "no_end"])
+def test_a_poster_that_a_host_compressed_or_did_not_end_is_used(world, kind):
+    with serving(world, kind) as sandbox:
+        assert set(fetch(sandbox, world.posters)) == {("ok", None)}
+
+
+def test_a_poster_that_expands_beyond_the_limit_is_too_large(world):
+    with serving(world, "gzip_bomb") as sandbox:
+        rows = fetch(sandbox, world.posters)
+        assert sandbox.stats()["max_asked_per_id"] == {"image": 1}
+
+    assert set(rows) == {("too_large", "more than 5,000,000 bytes")}
+
+
 def test_a_host_that_is_not_allowed_is_not_contacted(world):
     with serving(world) as sandbox:
         rows = fetch(sandbox, world.posters, allowed_hosts=["image.tmdb.org"])

@@ -16,6 +16,7 @@ from mmgenre.posters.download import ByteBudget
 from mmgenre.posters.job import PostersConfig, posters
 from mmgenre.sandbox import responses
 from mmgenre.sandbox.catalogue import SandboxConfig, generate
+from mmgenre.sandbox.faults import bomb
 from mmgenre.sandbox.image_faults import ImageFaultsConfig, huge_png
 from mmgenre.sandbox.server import Sandbox, ServerConfig
 from mmgenre.tables.schema import ENRICHED, POSTERS, PosterStatus
@@ -28,10 +29,23 @@ ATTEMPTS = 2
 # The status that a fault leads to: at once, or if the last attempt ends with it.
 FINAL = {
     **dict.fromkeys(
-        ("cmyk", "palette_png", "alpha_png", "deep_png", "webp", "animated", "redirect_home", "no_end", None), "ok"
+        (
+            "cmyk",
+            "palette_png",
+            "alpha_png",
+            "deep_png",
+            "webp",
+            "animated",
+            "redirect_home",
+            "no_end",
+            "gzip",
+            "gzip_unnamed",
+            None,
+        ),
+        "ok",
     ),
     "placeholder": "placeholder",
-    **dict.fromkeys(("huge_png", "endless"), "too_large"),
+    **dict.fromkeys(("huge_png", "endless", "gzip_bomb"), "too_large"),
     **dict.fromkeys(("redirect_loopback", "redirect_elsewhere"), "forbidden_target"),
 }
 RETRIED = {
@@ -98,7 +112,7 @@ def expected(movie):
 
 
 def test_every_movie_gets_the_status_that_its_faults_lead_to(local_ray, world, enriched, tmp_path):
-    huge_png()  # slow the first time: not while a client waits
+    huge_png(), bomb()  # slow the first time: not while a client waits
     with serving(world, image_faults=FAULTS) as sandbox:
         manifest = download(sandbox, enriched(sandbox), tmp_path / "posters")
         stats = sandbox.stats()

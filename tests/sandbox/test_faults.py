@@ -1,5 +1,6 @@
 """Faults of the local server: broken responses and hostile posters, reproducibly drawn."""
 
+import gzip
 import http.client
 import io
 import json
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 from mmgenre.sandbox.catalogue import SandboxConfig, generate
-from mmgenre.sandbox.faults import Fault, FaultsConfig
+from mmgenre.sandbox.faults import BOMB_BYTES, Fault, FaultsConfig
 from mmgenre.sandbox.image_faults import ImageFault, ImageFaultsConfig
 from mmgenre.sandbox.responses import load_movies
 from mmgenre.sandbox.server import Sandbox, ServerConfig
@@ -112,8 +113,32 @@ def test_bad_text_is_a_valid_response_with_a_plot_that_utf_8_cannot_encode(folde
     assert rb'\u0000"' in body
 
 
-def test_only_bad_text_is_off_by_default():
-    assert set(get_args(Fault)) - set(FaultsConfig().kinds) == {"bad_text"}
+@pytest.mark.parametrize("kind", ["gzip", "gzip_unnamed"])
+def test_a_compressed_response_has_the_intact_content_with_and_without_the_header(folder, movies, kind):
+    config, posters = FaultsConfig(rate=1, kinds=(kind,), attempts=1), ImageFaultsConfig(rate=1, kinds=(kind,))
+    with serving(folder, faults=config, image_faults=posters) as running:
+        url = f"{running.base_url}/3/find/{movies[0].imdb_id}?external_source=imdb_id"
+        for response, intact in [
+            (get(url), get(url)),
+            (poster(running, movies[0]), poster(running, movies[1])),
+        ]:
+            assert response.headers["Content-Encoding"] == ("gzip" if kind == "gzip" else None)
+            assert response.headers["Content-Type"] == intact.headers["Content-Type"]
+            assert gzip.decompress(response.read())[:2] in (b'{"', b"\xff\xd8")
+
+
+def test_a_bomb_is_small_on_the_wire(folder, movies):
+    config, posters = FaultsConfig(rate=1, kinds=("gzip_bomb",)), ImageFaultsConfig(rate=1, kinds=("gzip_bomb",))
+    with serving(folder, faults=config, image_faults=posters) as running:
+        answer = get(f"{running.base_url}/3/find/{movies[0].imdb_id}?external_source=imdb_id").read()
+        assert poster(running, movies[0]).read() == answer
+
+    assert len(answer) < 50_000
+    assert int.from_bytes(answer[-4:], "little") == BOMB_BYTES
+
+
+def test_only_what_a_careful_client_reads_and_the_bomb_are_off_by_default():
+    assert set(get_args(Fault)) - set(FaultsConfig().kinds) == {"bad_text", "gzip", "gzip_unnamed", "gzip_bomb"}
     assert ImageFaultsConfig().kinds == get_args(ImageFault)
 
 
