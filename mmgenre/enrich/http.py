@@ -26,7 +26,6 @@ T = TypeVar("T")
 _MAX_FAILURES, _OUTAGE_WAIT_S = 200, 10.0
 # A request that is refused with 429 so often, although others are served meanwhile, is given up.
 _MAX_REFUSALS = 20
-
 _GZIP_START = b"\x1f\x8b"
 # Window sizes with which zlib reads a gzip header, a zlib header, or none.
 _GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS

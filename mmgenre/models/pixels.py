@@ -98,10 +98,11 @@ class StoredPosters:
         for block in np.unique(blocks[blocks >= 0]):
             # One at a time: while an array is in use, the object store cannot spill it.
             content = ray.get(self.blocks[block])
-            for row in np.flatnonzero(blocks == block):
+            for row in np.flatnonzero(blocks == block).tolist():
                 contents[row] = content[starts[row] : ends[row]].tobytes()
         for row, pixels in zip(contents, decoded(contents.values(), self.height, self.width), strict=True):
-            values[row] = pixels
+            if pixels is not None:
+                values[row] = pixels
         return Pixels(values).batch(np.arange(len(rows)))
 
 

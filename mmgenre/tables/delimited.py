@@ -157,8 +157,10 @@ def _records(text: Iterable[str], dialect: Dialect, id_column: int | None) -> It
     lines = _Lines(text)
     if dialect.has_sep_line:
         next(lines, None)
-    quoting = csv.QUOTE_MINIMAL if dialect.is_quoted else csv.QUOTE_NONE
-    reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting, strict=True)
+    if dialect.is_quoted:
+        reader = csv.reader(lines, delimiter=dialect.delimiter, strict=True)
+    else:
+        reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=csv.QUOTE_NONE, strict=True)
     while True:
         lines.start_record()
         number = lines.number + 1

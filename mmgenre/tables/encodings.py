@@ -62,7 +62,7 @@ def open_bytes(location: str) -> Iterator[io.BufferedReader]:
             if magic == _ZIP:
                 raise InputError(f"{location}: is a ZIP archive; unpack it first")
             if magic[:2] == _GZIP or location.lower().endswith(".gz"):
-                yield io.BufferedReader(gzip.GzipFile(fileobj=stream), _CHUNK_BYTES)  # type: ignore[arg-type]
+                yield io.BufferedReader(gzip.GzipFile(fileobj=stream), _CHUNK_BYTES)
             else:
                 yield stream
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
