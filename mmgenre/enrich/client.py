@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import aiohttp
 
+from mmgenre.enrich.body import read_body
 from mmgenre.enrich.http import (
     CircuitBreaker,
     HttpClient,
@@ -18,7 +19,6 @@ from mmgenre.enrich.http import (
     ServiceDown,
     ServiceUnavailable,
     T,
-    read_body,
     with_retries,
 )
 from mmgenre.enrich.providers.source import Source, Title, UnreadableResponse

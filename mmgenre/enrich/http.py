@@ -3,7 +3,6 @@
 import asyncio
 import math
 import time
-import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from yarl import URL
 
 from mmgenre.config import Config
 from mmgenre.enrich.hosts import PrivateAddress
+from mmgenre.enrich.proxies import proxy_for
 
 T = TypeVar("T")
 
@@ -26,12 +26,6 @@ T = TypeVar("T")
 _MAX_FAILURES, _OUTAGE_WAIT_S = 200, 10.0
 # A request that is refused with 429 so often, although others are served meanwhile, is given up.
 _MAX_REFUSALS = 20
-_GZIP_START = b"\x1f\x8b"
-# Window sizes with which zlib reads a gzip header, a zlib header, or none.
-_GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
-# A file that is compressed itself, by a server and by a CDN.
-_MAX_LAYERS = 3
-_UNSUPPORTED_ENCODINGS = ("br", "zstd", "compress")
 
 
 class HttpConfig(Config):
@@ -131,15 +125,15 @@ class HttpClient:
             PrivateAddress: the resolver refused the host's addresses.
             ServiceUnavailable: the server has answered 429 for too long.
         """
-        refusals = 0
+        proxy, refusals = proxy_for(URL(request.url)), 0
         while True:
             async with self._slots:
                 await self._pacer.wait()
                 self.num_requests += 1
                 num_served = self._num_served
                 try:
-                    async with self._open_session().get(
-                        request.url, params=request.params, headers=request.headers, allow_redirects=False
+                    async with self._open_session(proxy).get(
+                        request.url, params=request.params, headers=request.headers, allow_redirects=False, proxy=proxy
                     ) as response:
                         if response.status != 429:
                             self._throttled_since = None
@@ -162,14 +156,16 @@ class HttpClient:
         if self._session is not None:
             await self._session.close()
 
-    def _open_session(self) -> aiohttp.ClientSession:
+    def _open_session(self, proxy: URL | None) -> aiohttp.ClientSession:
         # Created by the first request, because a session belongs to the running event loop.
         if self._session is None:
+            # Behind a proxy, only the proxy's own name is resolved here, and its address is private.
+            resolver = self._resolver if proxy is None else None
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._config.in_flight, resolver=self._resolver),
+                connector=aiohttp.TCPConnector(limit=self._config.in_flight, resolver=resolver),
                 timeout=aiohttp.ClientTimeout(total=self._config.timeout_s),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                # A compressed body can expand far beyond the bytes that were counted: see Body.
+                # A compressed body can expand far beyond the bytes that were counted: see body.py.
                 headers={"Accept-Encoding": "identity"},
                 auto_decompress=False,
             )
@@ -239,79 +235,6 @@ async def with_retries(config: HttpConfig, attempt: Callable[..., Awaitable[T]],
         reraise=True,
     )
     return await retrying(attempt, *arguments)
-
-
-@dataclass(frozen=True)
-class Body:
-    """A response body as it was sent. Some CDNs compress it although `identity` was requested.
-
-    Args:
-        content: the bytes.
-        encoding: the Content-Encoding header.
-    """
-
-    content: bytes
-    encoding: str = ""
-
-    def unpacked(self, max_bytes: int) -> bytes:
-        """The bytes without gzip, which is recognised with and without its header, or deflate.
-
-        Raises:
-            ResponseTooLarge: they exceed max_bytes; no more than these are unpacked.
-            RetryableError: they are damaged, or compressed in another way.
-        """
-        content, encoding = self.content, self.encoding.strip().lower()
-        if encoding in _UNSUPPORTED_ENCODINGS:
-            raise RetryableError(f"the response is compressed ({encoding}) although identity was requested")
-        if encoding == "deflate" and content:
-            # Some servers leave out the header of the zlib format.
-            content = _inflate(content, _ZLIB if content.startswith(b"\x78") else _RAW, max_bytes)
-        for _ in range(_MAX_LAYERS):
-            if not content.startswith(_GZIP_START):
-                break
-            content = _inflate(content, _GZIP, max_bytes)
-        return content
-
-
-def _inflate(content: bytes, window: int, max_bytes: int) -> bytes:
-    inflater = zlib.decompressobj(window)
-    try:
-        unpacked = inflater.decompress(content, max_bytes + 1)
-    except zlib.error:
-        raise RetryableError("the response is compressed and damaged") from None
-    if len(unpacked) > max_bytes:
-        raise ResponseTooLarge(f"response of more than {max_bytes:,} bytes")
-    # Several gzip members in one body may be any number: to unpack them takes quadratic time.
-    if not inflater.eof or inflater.unused_data.startswith(_GZIP_START):
-        raise RetryableError("the response is compressed and incomplete")
-    return unpacked
-
-
-async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    """Read and unpack a response body.
-
-    Raises:
-        ResponseTooLarge: it exceeds max_bytes, packed or unpacked.
-        RetryableError: it is damaged.
-    """
-    return (await receive_body(response, max_bytes)).unpacked(max_bytes)
-
-
-async def receive_body(response: aiohttp.ClientResponse, max_bytes: int) -> Body:
-    """Read a response body without unpacking it.
-
-    Raises:
-        ResponseTooLarge: it exceeds max_bytes, or its Content-Length does.
-    """
-    too_large = ResponseTooLarge(f"response of more than {max_bytes:,} bytes")
-    if (response.content_length or 0) > max_bytes:
-        raise too_large
-    content = bytearray()
-    async for chunk in response.content.iter_any():
-        content += chunk
-        if len(content) > max_bytes:
-            raise too_large
-    return Body(bytes(content), response.headers.get("Content-Encoding", ""))
 
 
 def parse_retry_after(header: str | None, now: datetime) -> float | None:

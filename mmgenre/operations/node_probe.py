@@ -11,8 +11,11 @@ import sys
 import uuid
 from dataclasses import dataclass
 
+import aiohttp
 import ray
+from yarl import URL
 
+from mmgenre.enrich.proxies import proxy_for
 from mmgenre.errors import InputError, one_line
 from mmgenre.ray_session import session_folder
 from mmgenre.tables import storage
@@ -131,10 +134,29 @@ def _input_error(location: str) -> str | None:
 
 def _host_error(name: str, port: int) -> str | None:
     try:
+        proxy = proxy_for(URL.build(scheme="https" if port == 443 else "http", host=name, port=port))
+        if proxy is not None:
+            return _proxy_error(proxy, f"{name}:{port}")
         socket.create_connection((name, port), timeout=_CONNECT_TIMEOUT_S).close()
-    except OSError as error:
+    except (OSError, InputError) as error:
         return short_error(error)
     return None
+
+
+def _proxy_error(proxy: URL, target: str) -> str | None:
+    """Why a proxy does not lead to a host and port; None if it does."""
+    where = f"proxy {proxy.host_port_subcomponent}"
+    try:
+        with socket.create_connection((proxy.host or "", proxy.port or 80), timeout=_CONNECT_TIMEOUT_S) as connection:
+            authorization = ""
+            if proxy.user is not None:
+                login = aiohttp.encode_basic_auth(proxy.user, proxy.password or "")
+                authorization = f"Proxy-Authorization: {login}\r\n"
+            connection.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization}\r\n".encode())
+            answer = connection.recv(1000).split(b"\r\n")[0].decode("latin-1")
+    except OSError as error:
+        return f"{where}: {short_error(error)}"
+    return None if answer.split()[1:2] == ["200"] else f"{where}: {short_error(answer or 'no answer')}"
 
 
 def _usable_gpus() -> int:

@@ -12,17 +12,9 @@ import aiohttp
 from yarl import URL
 
 from mmgenre import ray_session
+from mmgenre.enrich.body import Body, receive_body
 from mmgenre.enrich.hosts import ForbiddenUrl, PrivateAddress
-from mmgenre.enrich.http import (
-    Body,
-    CircuitBreaker,
-    HttpClient,
-    Request,
-    ResponseTooLarge,
-    RetryableError,
-    receive_body,
-    with_retries,
-)
+from mmgenre.enrich.http import CircuitBreaker, HttpClient, Request, ResponseTooLarge, RetryableError, with_retries
 from mmgenre.enrich.rate_limit import ClusterPacer, get_rate_limiter
 from mmgenre.posters.images import NotAnImage, Picture, TooManyPixels, reuse_memory, shrink
 from mmgenre.tables.schema import PosterStatus

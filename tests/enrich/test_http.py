@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 
 from mmgenre.enrich import http
+from mmgenre.enrich.body import Body, read_body
 from mmgenre.enrich.client import SourceClient
 from mmgenre.enrich.http import (
-    Body,
     HttpClient,
     HttpConfig,
     Request,
@@ -22,7 +22,6 @@ from mmgenre.enrich.http import (
     ServiceUnavailable,
     Unpaced,
     parse_retry_after,
-    read_body,
     with_retries,
 )
 from mmgenre.enrich.providers import OmdbConfig, TmdbConfig
