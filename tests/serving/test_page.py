@@ -547,7 +547,7 @@ def test_the_docs_script_for_screenshots_reports_missing_files_in_one_line(tmp_p
     without_browser = draw_pictures(page, PATH=str(tmp_path))
 
     assert missing.stderr.startswith(f"error: {page}: no such file;")
-    assert without_browser.stderr.startswith("error: no Chromium found: none of chromium, ")
+    assert without_browser.stderr.startswith("error: no Chromium found: expected one of chromium, ")
     assert [(run.returncode, run.stderr.count("\n")) for run in (missing, without_browser)] == [(1, 1)] * 2
 
 

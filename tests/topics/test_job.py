@@ -205,7 +205,7 @@ def test_mistakes_are_found_before_embedding(run, folder, monkeypatch):
         run("mistaken", **few, genres=run("first")[0].as_posix())
     with pytest.raises(InputError, match="6 plots; expected at least 20"):
         run("mistaken", **few)
-    monkeypatch.setattr("mmgenre.topics.model._PACKAGES", ("umap", "no_such_package"))
+    monkeypatch.setattr("mmgenre.topics.model.PACKAGES", ("umap", "no_such_package"))
     with pytest.raises(InputError, match=r"needs no_such_package; pip install 'mmgenre\[topics\]'"):
         run("mistaken")
     assert not list((folder / "none").rglob("unit-*"))
