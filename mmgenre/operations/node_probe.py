@@ -156,7 +156,8 @@ def _proxy_error(proxy: URL, target: str) -> str | None:
             answer = connection.recv(1000).split(b"\r\n")[0].decode("latin-1")
     except OSError as error:
         return f"{where}: {short_error(error)}"
-    return None if answer.split()[1:2] == ["200"] else f"{where}: {short_error(answer or 'no answer')}"
+    reason = one_line(answer)[:200] or "no answer"
+    return None if answer.split()[1:2] == ["200"] else f"{where}: {reason}"
 
 
 def _usable_gpus() -> int:
