@@ -1,6 +1,5 @@
 """Posters from a host that is busy, broken or hostile: one row per movie, and small RGB JPEGs only."""
 
-import asyncio
 import hashlib
 import io
 from types import SimpleNamespace
@@ -12,7 +11,6 @@ import pytest
 from PIL import Image
 
 from mmgenre.errors import InputError
-from mmgenre.posters.download import ByteBudget
 from mmgenre.posters.job import PostersConfig, posters
 from mmgenre.sandbox import responses
 from mmgenre.sandbox.catalogue import SandboxConfig, generate
@@ -256,32 +254,3 @@ def test_a_download_that_is_too_long_is_aborted(local_ray, world, enriched, tmp_
     details = pc.unique(Table(str(tmp_path / "posters"), POSTERS).read(["detail"])["detail"]).to_pylist()
     assert manifest.statuses["too_large"] > 10
     assert "more than 1,000 bytes" in details
-
-
-def test_bytes_in_flight_are_bounded_and_released():
-    held, most = [], []
-
-    async def hold(budget, num_bytes):
-        async with budget.hold(num_bytes):
-            held.append(num_bytes)
-            most.append(sum(held))
-            await asyncio.sleep(0.01)
-            held.remove(num_bytes)
-
-    async def many():
-        budget = ByteBudget(10)
-        await asyncio.gather(*(hold(budget, num_bytes) for num_bytes in (4, 4, 4, 10, 1, 7, 10)))
-
-    asyncio.run(many())
-    assert max(most) == 10
-    assert len(most) == 7
-
-
-def test_a_download_larger_than_the_budget_gets_all_of_it():
-    async def hold_twice():
-        budget = ByteBudget(10)
-        for _ in range(2):
-            async with budget.hold(1000):
-                pass
-
-    asyncio.run(asyncio.wait_for(hold_twice(), 1))

@@ -15,24 +15,10 @@ from sklearn.metrics import f1_score
 from sklearn.multiclass import OneVsRestClassifier
 
 from mmgenre.labels import GENRES, encode
-from mmgenre.sandbox.catalogue import COLUMNS, SandboxConfig, generate, write_dump
+from mmgenre.sandbox.catalogue import COLUMNS, generate, write_dump
 from mmgenre.sandbox.movies import SERVED, draw_movies
 from mmgenre.sandbox.plots import write_plot
 from mmgenre.sandbox.posters import draw
-
-SMALL = SandboxConfig(movies=300, other_titles=150)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("catalogue")
-    generate(SMALL, str(directory))
-    return directory
-
-
-@pytest.fixture(scope="module")
-def movies(folder):
-    return pq.read_table(folder / "movies.parquet").to_pylist()
 
 
 def rows_of(dump):
@@ -75,9 +61,9 @@ def test_a_linear_model_learns_the_plots_imperfectly():
 # The catalogue
 
 
-def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(tmp_path, folder):
-    generate(SMALL, str(tmp_path / "again"))
-    generate(SMALL.model_copy(update={"seed": 1}), str(tmp_path / "other"))
+def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(tmp_path, folder, small):
+    generate(small, str(tmp_path / "again"))
+    generate(small.model_copy(update={"seed": 1}), str(tmp_path / "other"))
 
     for name in ("title.basics.tsv.gz", "movies.parquet"):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
@@ -101,11 +87,11 @@ def test_the_dump_is_as_irregular_as_imdbs(folder):
     assert any(set(row[8].split(",")) & set(GENRES) and set(row[8].split(",")) - set(GENRES) for row in films.values())
 
 
-def test_the_provider_knows_most_movies_and_their_true_genres(folder, movies):
+def test_the_provider_knows_most_movies_and_their_true_genres(folder, movies, small):
     listed = {row[0]: row[8] for row in rows_of(folder / "title.basics.tsv.gz") if len(row) == 9}
 
     assert pq.read_schema(folder / "movies.parquet").equals(SERVED, check_metadata=False)
-    assert 0.9 * SMALL.movies < len(movies) < SMALL.movies
+    assert 0.9 * small.movies < len(movies) < small.movies
     assert all(movie["tconst"] in listed for movie in movies)
     assert all(movie["genres"] and set(movie["genres"]) <= set(GENRES) for movie in movies)
     tagged = [movie for movie in movies if listed[movie["tconst"]] != r"\N"]

@@ -21,26 +21,12 @@ from PIL import Image
 
 from mmgenre.errors import InputError
 from mmgenre.sandbox import job as sandbox_job
-from mmgenre.sandbox.catalogue import SandboxConfig, generate
 from mmgenre.sandbox.job import ServeConfig, serve
 from mmgenre.sandbox.server import Sandbox, ServerConfig
 from mmgenre.sandbox.traffic import busiest_second
 
-SMALL = SandboxConfig(movies=300, other_titles=150)
 TOKEN = "right"  # noqa: S105
 JOB = [sys.executable, "jobs/sandbox.py", "configs/sandbox/default.yaml"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("catalogue")
-    generate(SMALL, str(directory))
-    return directory
-
-
-@pytest.fixture(scope="module")
-def movies(folder):
-    return pq.read_table(folder / "movies.parquet").to_pylist()
 
 
 @pytest.fixture(scope="module")
