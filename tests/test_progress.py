@@ -1,4 +1,4 @@
-"""Progress lines tell the speed of the rows, not of Ray's start."""
+"""Progress lines show the speed of the rows, not of Ray's start."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_the_speed_counts_from_the_first_rows_on(clock, capsys):
     ]
 
 
-def test_a_job_with_a_limit_tells_its_requests(clock, capsys):
+def test_a_job_with_a_limit_shows_its_requests(clock, capsys):
     progress = Progress("enrich", 100, limit=40, every_s=1)
 
     progress.add({"ok": 10}, num_requests=20)

@@ -109,7 +109,7 @@ class PosterFetcher:
             raise InvalidImage(str(error)) from None
 
     def _shrink(self, body: Body) -> Picture:
-        # Unpacked here, where few bodies are at the same time: what they expand to is not counted.
+        # Unpacked in the decoder threads, so that few unpacked bodies exist at once: the budget counts packed bytes.
         content = body.unpacked(self._config.max_bytes)
         return shrink(content, self._config.max_side, self._config.max_pixels)
 

@@ -62,7 +62,7 @@ class ServingConfig(DecisionConfig):
     limits: Limits = Limits()
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback, it is open to the network")
     allowed_hosts: tuple[str, ...] = Field(
-        (), description="names by which clients may call the service, beside IP addresses, localhost and this machine's"
+        (), description="host names that clients may use, besides IP addresses, localhost and this machine's names"
     )
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: any free port")
     cpus_per_replica: int = Field(1, ge=1, description="CPUs and torch threads per replica")

@@ -50,7 +50,7 @@ def test_a_training_learns_and_leaves_only_what_is_needed(undisturbed):
     ]
 
 
-def test_a_training_that_no_longer_improves_stops_and_tells_of_all_its_epochs(local_ray, generated_movies, tmp_path):
+def test_a_training_that_no_longer_improves_stops_and_lists_all_its_epochs(local_ray, generated_movies, tmp_path):
     nothing_learned = {"lr_backbone": 0.0, "lr_head": 0.0}
 
     manifest = train(config(generated_movies, tmp_path / "stopped", workers=1, patience=2, optimizer=nothing_learned))
@@ -106,7 +106,7 @@ def is_training_worker(process):
 
 
 @pytest.mark.process
-def test_a_killed_driver_is_gone_on_with_by_the_same_command(undisturbed, generated_movies, tmp_path):
+def test_the_same_command_resumes_after_the_driver_was_killed(undisturbed, generated_movies, tmp_path):
     (tmp_path / "train.yaml").write_text(json.dumps(SETTINGS))
     command = [sys.executable, ROOT / "jobs/train.py", tmp_path / "train.yaml", f"dataset={generated_movies}"]
     command.append(f"output={tmp_path / 'run'}")

@@ -109,7 +109,7 @@ def files_of(uri, run, path):
 
 
 @pytest.mark.process
-def test_a_killed_training_goes_on_in_the_same_run(local_ray, generated_movies, database, tmp_path, capfd):
+def test_a_killed_training_resumes_in_the_same_mlflow_run(local_ray, generated_movies, database, tmp_path, capfd):
     output = tmp_path / "killed"
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(BILSTM))
     command = [sys.executable, ROOT / "jobs/train.py", tmp_path / "train.yaml", f"dataset={generated_movies}"]
@@ -250,7 +250,7 @@ def test_a_preset_may_say_where_its_searches_are_tracked(tmp_path):
     assert tracking_of(own).uri == "sqlite:///own.db"
 
 
-def test_what_a_store_does_not_take_at_once_is_made_up_for(database, tmp_path, capsys, monkeypatch):
+def test_metrics_that_the_store_refused_are_logged_later(database, tmp_path, capsys, monkeypatch):
     store = MlflowConfig(uri=database, experiment="flaky").connect()
     run = TrackedRun(store, str(tmp_path / "run"), {}, {})
     epochs = [{"epoch": number, "loss": 1 / number} for number in (1, 2, 3)]
@@ -336,9 +336,7 @@ def test_without_tracking_mlflow_is_not_even_needed(local_ray, generated_movies,
 
 @pytest.mark.process
 @pytest.mark.usefixtures("local_ray")
-def test_a_server_that_dies_costs_the_account_and_not_the_training(
-    generated_movies, server, tmp_path, monkeypatch, capfd
-):
+def test_training_goes_on_without_tracking_when_the_server_dies(generated_movies, server, tmp_path, monkeypatch, capfd):
     module = sys.modules["mmgenre.training.job"]
 
     uri, process = server

@@ -153,7 +153,7 @@ def epoch(number, **scores):
 
 
 @pytest.mark.parametrize("stop", [2, 7])
-def test_a_training_gone_on_with_is_bit_for_bit_the_uninterrupted_one(build, tmp_path, stop):
+def test_a_resumed_training_equals_the_uninterrupted_one_bit_for_bit(build, tmp_path, stop):
     whole, first = Training(build()), Training(build())
     losses = [whole.run(range(stop)), whole.run(range(stop, 12))]
     first.run(range(stop))

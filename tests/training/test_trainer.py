@@ -42,7 +42,7 @@ def begin(tiny_model):
     return begun
 
 
-def test_a_fit_broken_off_within_an_epoch_goes_on_from_its_last_checkpoint_to_the_same_weights(begin, tmp_path):
+def test_a_fit_interrupted_within_an_epoch_resumes_to_the_same_weights(begin, tmp_path):
     whole, broken, resumed = begin(), begin(checkpoint_every=3), begin(checkpoint_every=3)
     expected = [whole.run_epoch(), whole.run_epoch()]
 
