@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import importlib.util
 import sys
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,6 +41,11 @@ class Requirements:
     keys: Mapping[str, str | None] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
     mistakes: Mapping[str, str] = field(default_factory=dict)
+
+
+def missing_packages(modules: Iterable[str]) -> tuple[str, ...]:
+    """Those of the modules that are not installed; nothing is imported."""
+    return tuple(name for name in modules if importlib.util.find_spec(name) is None)
 
 
 class Config(BaseModel):

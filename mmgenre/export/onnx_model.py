@@ -11,7 +11,6 @@ Outputs: `probabilities` and `logits`, float32, and `predicted`, bool: the decis
 """
 
 import copy
-import importlib.util
 import io
 import logging
 import warnings
@@ -26,6 +25,7 @@ from PIL import Image
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
+from mmgenre.config import missing_packages
 from mmgenre.errors import InputError, one_line
 from mmgenre.models import Batch, GenreModel, Movies
 from mmgenre.models.bilstm import Bilstm
@@ -52,8 +52,7 @@ _STATUSES = (PredictStatus.TEXT_AND_POSTER, PredictStatus.TEXT_ONLY, PredictStat
 
 def require_packages() -> None:
     """Raise InputError if a package for ONNX is missing."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := missing_packages(PACKAGES):
         raise InputError(f"onnx=true: needs {', '.join(missing)}: pip install 'mmgenre[export]'; or set onnx=false")
 
 

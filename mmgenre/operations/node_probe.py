@@ -1,7 +1,6 @@
 """What one node of a cluster sees: package versions, storage, hosts, GPUs and its disk."""
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -15,6 +14,7 @@ import aiohttp
 import ray
 from yarl import URL
 
+from mmgenre.config import missing_packages
 from mmgenre.enrich.proxies import proxy_for
 from mmgenre.errors import InputError, one_line
 from mmgenre.ray_session import session_folder
@@ -84,7 +84,7 @@ def look(probe: Probe) -> NodeReport:
         output_errors={folder: error for folder, error in output_errors.items() if error},
         input_errors={location: error for location, error in input_errors.items() if error},
         host_errors={host: error for host, error in host_errors.items() if error},
-        missing_packages=tuple(name for name in probe.packages if importlib.util.find_spec(name) is None),
+        missing_packages=missing_packages(probe.packages),
         gpus_offered=probe.gpus,
         gpus_usable=_usable_gpus() if probe.gpus else 0,
         disk_used=disk.used / disk.total,

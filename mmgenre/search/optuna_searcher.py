@@ -1,5 +1,6 @@
 """Points suggested by Optuna, from the scores of the trials so far."""
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,12 +40,7 @@ def optuna_searcher(
     optuna = _import_optuna()
     from ray.tune.search.optuna import OptunaSearch  # noqa: PLC0415 - needs Optuna
 
-    def suggest(trial: Any) -> dict[str, Point]:
-        """The Ray Tune config of the next trial; Optuna fills in the values of enqueued points by itself."""
-        if trial.user_attrs.get(_PRESET):
-            return {"point": {}}
-        return {"point": {path: distribution.suggest(trial, path) for path, distribution in space.items()}}
-
+    suggest = functools.partial(_suggest, space)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     memory = optuna.storages.InMemoryStorage()
     study = optuna.create_study(storage=memory, study_name=_STUDY, direction="maximize")
@@ -61,6 +57,13 @@ def optuna_searcher(
             """Save nothing: a resumed search reads the records of its trials."""
 
     return ResumedSearch(suggest, metric=BEST_SCORE, mode="max", storage=memory, study_name=_STUDY, seed=seed)
+
+
+def _suggest(space: Mapping[str, Distribution], trial: Any) -> dict[str, Point]:
+    """The Ray Tune config of the next trial; Optuna fills in the values of enqueued points by itself."""
+    if trial.user_attrs.get(_PRESET):
+        return {"point": {}}
+    return {"point": {path: distribution.suggest(trial, path) for path, distribution in space.items()}}
 
 
 def _import_optuna() -> Any:

@@ -1,6 +1,5 @@
 """The serve job: an HTTP server in front of Ray Serve replicas, until it is told to stop."""
 
-import importlib.util
 import signal
 import socket
 import sys
@@ -8,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mmgenre.config import missing_packages
 from mmgenre.errors import InputError
 from mmgenre.models import checkpoint
 from mmgenre.posters.images import reuse_memory
@@ -73,8 +73,7 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 def _require_packages(config: ServingConfig) -> None:
     """Raise InputError if optional dependencies are missing."""
-    missing = [name for name in config.packages if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := missing_packages(config.packages):
         raise InputError(f"jobs/serve.py needs {', '.join(missing)}; pip install 'mmgenre[serve]'")
 
 

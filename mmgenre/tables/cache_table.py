@@ -62,7 +62,7 @@ class CacheTable:
 
     def newest(self) -> int:
         """Time of the newest part, which later parts must follow, in nanoseconds."""
-        return max(map(time_of, self._names()), default=0)
+        return max(map(time_of, self._all_names()), default=0)
 
     def latest(self, columns: Sequence[str]) -> pa.Table:
         """Columns of the best row of every id."""
@@ -128,6 +128,7 @@ class CacheTable:
     def _merge(self, ids: pa.ChunkedArray) -> tuple[list[str], list[str]]:
         """Names of the parts that hold exactly the best rows of the ids, and of those no longer needed."""
         names = self._names()
+        damaged = set(self._all_names()).difference(names)
         rows = scan(self.directory, names, self.schema).to_table(columns=self._keys)
         is_best = _are_best(rows, self._ranks)
         is_current = pc.is_in(rows["imdb_id"], ids).to_numpy()
@@ -144,7 +145,6 @@ class CacheTable:
         kept = {part.name for part in parts if not part.is_retired} - {part.name for part in rewritten}
         if not kept and not merged:
             merged = [write_part(self.schema.empty_table(), self.directory, self.schema)]
-        damaged = set(self._all_names()).difference(names, self._names())
         return sorted(kept | set(merged)), sorted({part.name for part in rewritten} | damaged)
 
     def _parts(self, names: list[str], is_best: np.ndarray, is_current: np.ndarray) -> Iterator["_PartRows"]:

@@ -1,5 +1,6 @@
 """Users' own files of movies under the column names of our tables: read whole, or refused with all their faults."""
 
+import contextlib
 import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -136,7 +137,7 @@ class UserFile:
         Raises:
             InputError: the file is missing or of an unknown kind, or a column is missing, duplicated or not text.
         """
-        with _told(self._location):
+        with _located(self._location):
             return self._choose()
 
     @cached_property
@@ -146,7 +147,7 @@ class UserFile:
         Raises:
             InputError: see `columns`; or the file has bad rows or none at all, or is not text.
         """
-        with _told(self._location):
+        with _located(self._location):
             return self._check()[0]
 
     def require_matches(self, ids: pa.ChunkedArray, location: str, num_matching: int | None = None) -> None:
@@ -171,7 +172,7 @@ class UserFile:
         Raises:
             InputError: see `facts`.
         """
-        with _told(self._location):
+        with _located(self._location):
             expected, bad = self._check()
             num_rows = 0
             for batch in self._reader.batches(list(self.columns.values())):
@@ -306,15 +307,10 @@ def _bad_ids(ids: pa.ChunkedArray, numbers: np.ndarray) -> tuple[list[Record], l
     return missing, [Record(int(number), [], Fault.DUPLICATE_ID, one) for number, one in repeated]
 
 
-class _told:  # noqa: N801 - a context manager
+@contextlib.contextmanager
+def _located(location: str) -> Iterator[None]:
     """Errors of the libraries that read files, as one line with the file's location."""
-
-    def __init__(self, location: str):
-        self._location = location
-
-    def __enter__(self) -> None:
-        """Nothing to do."""
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, pa.ArrowException | OSError | csv.Error):
-            raise InputError(f"{self._location}: {one_line(error)}") from None
+    try:
+        yield
+    except (pa.ArrowException, OSError, csv.Error) as error:
+        raise InputError(f"{location}: {one_line(error)}") from None

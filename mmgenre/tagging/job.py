@@ -97,13 +97,12 @@ def tag(config: TagConfig) -> Manifest:
         return output.finished
     with output.reserved():
         if output.finished is None:
-            _tag(config, output, source, exports)
+            _tag(config, card, output, source, exports)
     return Table(config.output).manifest
 
 
-def _tag(config: TagConfig, output: Output, source: TagInput, exports: Exports) -> None:
+def _tag(config: TagConfig, card: Card, output: Output, source: TagInput, exports: Exports) -> None:
     """Compute the predictions and write the table."""
-    card = checkpoint.read_card(config.checkpoint)
     start = time.monotonic()
     work, model = _work_folder(config.output, output.recipe)
     if output.keeps and read_manifest(config.output) is not None:

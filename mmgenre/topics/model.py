@@ -3,7 +3,6 @@
 Source: Grootendorst 2022, arXiv:2203.05794.
 """
 
-import importlib.util
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from mmgenre.config import Config
+from mmgenre.config import Config, missing_packages
 from mmgenre.errors import InputError
 from mmgenre.topics.words import PlotTerms, best_words
 
@@ -164,8 +163,7 @@ def _bertopic(config: TopicModelConfig, vocabulary: Sequence[str], num_plots: in
 
 def require_packages() -> None:
     """Raise InputError if the extra is not installed."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := missing_packages(PACKAGES):
         raise InputError(f"jobs/topics.py needs {', '.join(missing)}; pip install 'mmgenre[topics]'")
 
 

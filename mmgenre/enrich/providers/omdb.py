@@ -99,10 +99,13 @@ class Omdb:
         """The movie, or None if OMDb has no such title. Errors come with status 401 as well as with 200."""
         if status not in (200, 401, 403):
             raise RetryableError(f"HTTP {status}")
-        if status == 200 and _is_broken(content):
-            # Each request counts towards the quota, and OMDb's answer stays the same.
-            raise UnreadableResponse("the response is broken JSON")
-        answer = parse_json(content)
+        try:
+            answer = parse_json(content)
+        except RetryableError:
+            if status == 200 and _is_whole(content):
+                # Each request counts towards the quota, and OMDb's answer stays the same.
+                raise UnreadableResponse("the response is broken JSON") from None
+            raise
         error = (text(answer, "Error") or "").lower()
         if "limit" in error:
             raise QuotaUsedUp(f"OMDb: the key's daily quota is used up; resume after {_next_day()}")
@@ -117,14 +120,10 @@ class Omdb:
         return answer
 
 
-def _is_broken(content: bytes) -> bool:
-    """Whether a whole JSON object was sent that no parser reads, for instance because of a wrong escape."""
+def _is_whole(content: bytes) -> bool:
+    """Whether a JSON object was sent to its end, even if no parser reads it, for instance because of a wrong escape."""
     content = content.strip()
-    try:
-        parse_json(content)
-    except RetryableError:
-        return content.startswith(b"{") and content.endswith(b"}")
-    return False
+    return content.startswith(b"{") and content.endswith(b"}")
 
 
 def _next_day() -> str:
